@@ -16,12 +16,19 @@ from pathlib import Path
 import torch
 
 from .jobs import Job, run_jobs
-from .page import demo_page
+from .page import demo_page, made_where
 from ..base.config import Config, preset, to_dict, with_changes
 from ..base.core import data_dir, write_json
 from ..data.miniworld import RealTruth, render_world
 from ..eval.depth import Result, constant_predictor, get_protocol
-from ..eval.runs import evaluate_model, evaluate_run, last_mean, read_evaluations, read_frames, test_samples
+from s3net.eval.runs import (
+    evaluate_model,
+    evaluate_run,
+    last_mean,
+    read_evaluations,
+    read_frames,
+    test_samples,
+)
 from ..eval.tables import Row, table
 from ..train.record import environment
 
@@ -54,7 +61,7 @@ ROWS = {  # folder -> how tables call it
 }
 S3NET = dict(semantics="both")  # what sets S3Net apart from the other rows
 T2NET = dict(alpha_seg=0.0, alpha_flow=0.0, train_segmenter=False)
-ALONE = dict(alpha_task=0.0, alpha_smooth2=1e-3)
+ALONE = dict(alpha_task2=0.0, alpha_smooth2=1e-3)
 
 # %% ../../nbs/9_app/92_demo.ipynb #92691285
 def demo_jobs(
@@ -84,7 +91,7 @@ def demo_jobs(
         ]
     return jobs
 
-
+# %% ../../nbs/9_app/92_demo.ipynb #cb104fa8
 def demo_plan(
     out: str | Path,  # folder of all runs
     world: str | Path | None = None,  # rendered world; None = data/mini
@@ -94,17 +101,25 @@ def demo_plan(
 ) -> DemoPlan:
     "The demo as `make demo` runs it"
     world = Path(world) if world else data_dir() / "mini"
-    lengths = dict(segmenter_steps=500, phase1_steps=1200, phase2_steps=1800) if full else dict(
-        segmenter_steps=150, phase1_steps=300, phase2_steps=400
+    lengths = (
+        dict(segmenter_steps=500, phase1_steps=1200, phase2_steps=1800)
+        if full
+        else dict(segmenter_steps=150, phase1_steps=300, phase2_steps=900)
     )
     on_cpu = device == "cpu" or not torch.cuda.is_available()
-    base = preset("mini", synthetic=str(world / "vkitti2"), real=str(world / "kitti_raw"), seed=seed, device=device)
+    base = preset(
+        "mini",
+        synthetic=str(world / "vkitti2"),
+        real=str(world / "kitti_raw"),
+        seed=seed,
+        device=device,
+    )
     base = with_changes(base, {"threads": 1 if on_cpu else 0})
     if full:
         base = with_changes(base, {"evaluate_every": 100, "evaluate_on": str(world / "test.json")})
     return DemoPlan(Path(out), world, base, full=full, **lengths)
 
-# %% ../../nbs/9_app/92_demo.ipynb #9f335b8c
+# %% ../../nbs/9_app/92_demo.ipynb #b6925db5
 PROTOCOL_NAMES = ("miniworld80", "miniworld80+median")
 
 
@@ -113,13 +128,17 @@ def evaluate_demo(
 ) -> dict[str, list[Result]]:  # row name -> one result for each protocol
     "Evaluate every row on the unseen test drives, with a constant depth beside them"
     root, frames = plan.world / "kitti_raw", read_frames(plan.world / "test.json")
-    rows = {"constant 10 m": evaluate_model(constant_predictor(10.0), root, frames, PROTOCOL_NAMES, plan.base.size)}
+    rows = {
+        "constant 10 m": evaluate_model(
+            constant_predictor(10.0), root, frames, PROTOCOL_NAMES, plan.base.size
+        )
+    }
     for folder, name in ROWS.items():
         if (plan.out / folder / "config.json").is_file():
             rows[name] = evaluate_run(plan.out / folder, root, frames, PROTOCOL_NAMES)
     return rows
 
-
+# %% ../../nbs/9_app/92_demo.ipynb #8933fcad
 def prepare_world(
     plan: DemoPlan,  # says where
     seed: int = 0,  # of the world
@@ -128,7 +147,7 @@ def prepare_world(
     if not (plan.world / "test.json").is_file():
         render_world(plan.world, "mini", seed=seed, workers=min(2, os.cpu_count() or 1))
 
-# %% ../../nbs/9_app/92_demo.ipynb #b6925db5
+# %% ../../nbs/9_app/92_demo.ipynb #d88d32bd
 def demo_result(
     plan: DemoPlan,  # what was run
     rows: dict[str, list[Result]],  # from `evaluate_demo`
@@ -149,7 +168,9 @@ def demo_result(
     if plan.full:
         folders = [f for f in ROWS if read_evaluations(plan.out / f)]
         means = {ROWS[f]: [last_mean(plan.out / f, protocol=p) for p in (0, 1)] for f in folders}
-        result["mean_of_last_five"] = {name: dict(zip(PROTOCOL_NAMES, v)) for name, v in means.items()}
+        result["mean_of_last_five"] = {
+            name: dict(zip(PROTOCOL_NAMES, v)) for name, v in means.items()
+        }
     return result
 
 
@@ -171,7 +192,7 @@ def run_demo(
     write_page(plan, lines, result)
     return result | {"text": table(lines, "text", "unseen scenes of the miniworld")}
 
-
+# %% ../../nbs/9_app/92_demo.ipynb #0b0d1ca3
 def write_page(
     plan: DemoPlan,  # what was run
     lines: Sequence[Row],  # of the table
@@ -184,9 +205,11 @@ def write_page(
         "of no translation": f"{100 * result['ratio_to_no_translation']:.0f} %",
         "depth-net updates a row": str(plan.depth_updates),
         "wall time": f"{spent['all'] / 60:.1f} min",
-        "made": f"{where['time']}, {where['device']}, torch {where['versions']['torch']}, commit {where['commit'][:12]}",
+        "made": made_where(where),
     }
     frames = read_frames(plan.world / "test.json")
-    samples = test_samples(plan.world / "kitti_raw", plan.base.size, frames, get_protocol(PROTOCOL_NAMES[0]))
+    samples = test_samples(
+        plan.world / "kitti_raw", plan.base.size, frames, get_protocol(PROTOCOL_NAMES[0])
+    )
     truth = RealTruth(plan.world) if (plan.world / "truth").is_dir() else None
     return demo_page(plan.out, lines, facts, samples, truth)

@@ -34,7 +34,16 @@ class Job:
         "The words a person would type after `s3net` to start or resume this job"
         changed = differences(preset(self.cfg.preset), self.cfg)
         settings = [f"{name}={_word(value)}" for name, (_, value) in changed.items()]
-        return ["train", self.kind, "--preset", self.cfg.preset, "--out", str(self.path), "--resume", *settings]
+        return [
+            "train",
+            self.kind,
+            "--preset",
+            self.cfg.preset,
+            "--out",
+            str(self.path),
+            "--resume",
+            *settings,
+        ]
 
     def finished(self) -> bool:
         "Whether its run folder holds the last step, trained with these settings"
@@ -71,7 +80,12 @@ def _start(job: Job) -> _Running:
     environment = os.environ | {"TQDM_DISABLE": "1"}
     with open(log, "ab") as out:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=environment,
+            start_new_session=True,
         )
     return _Running(job, process, log)
 
@@ -122,7 +136,7 @@ class _Queue:
                 raise _failure(one)
             self.done.add(one.job.path)
 
-
+# %% ../../nbs/9_app/90_jobs.ipynb #2edfa541
 def run_jobs(
     jobs: Sequence[Job],  # in any order; those that need none start first
     parallel: int = 1,  # how many at once
@@ -142,9 +156,13 @@ def run_jobs(
             bar.set_postfix_str(", ".join(r.job.path.name for r in queue.running))
     except KeyboardInterrupt:
         _stop(queue.running)
-        raise InputError("stopped as asked; the same command goes on from the last checkpoints") from None
+        raise InputError(
+            "stopped as asked; the same command goes on from the last checkpoints"
+        ) from None
     finally:
         bar.close()
     if queue.waiting:
         names = ", ".join(str(j.path) for j in queue.waiting)
-        raise InputError(f"{names} wait for runs that no job makes; add those jobs or finish the runs")
+        raise InputError(
+            f"{names} wait for runs that no job makes; add those jobs or finish the runs"
+        )

@@ -24,14 +24,17 @@ class DataConfig:
     synthetic: str = "data/mini/vkitti2"  # folder of the synthetic side, Virtual KITTI 2 layout
     real: str = "data/mini/kitti_raw"  # folder of the real video
     real_format: str = "kitti_raw"  # layout of the real video: kitti_raw or kitti_odometry
-    real_drives: str = ""  # drives or sequences to train on, comma separated; empty = all but val and test
-    real_cameras: str = "2"  # colour cameras to train on, comma separated: 2 left, 3 right
+    real_drives: str = (
+        ""  # drives to train on, comma separated, or one sequence; empty = all but val, test
+    )
+    real_frames: str = ""  # frames of an odometry sequence to train on, first:end; empty = all
+    real_cameras: str = "2"  # colour cameras of KITTI raw, comma separated: 2 left, 3 right
     fix_cx: bool = False  # the odometry calib was scaled as cx*s: correct it on reading
     height: int = 192  # rows of the network input, divisible by 16 (paper: 192)
     width: int = 640  # columns of the network input, divisible by 16 (paper: 640)
     max_depth: float = 80.0  # metres; synthetic depth is clipped here (paper: 80)
     flip: float = 0.5  # chance of mirroring a sample, 0..1 (A30)
-    jitter: float = 0.0  # strength of colour jitter on depth-net inputs, 0 = none (T2Net: 0)
+    jitter: float = 0.0  # strength of colour jitter on all frames of a sample, 0 = none (T2Net: 0)
     cache_gib: float = 4.0  # decoded samples are kept in memory up to this many GiB a side
 
 # %% ../../nbs/0_base/01_config.ipynb #90f0ba90
@@ -41,11 +44,16 @@ class NetConfig:
 
     translator_width: int = 64  # first-layer channels of G (T2Net: 64)
     translator_blocks: int = 7  # residual blocks of G (T2Net: 7)
+    translator_residual: bool = (
+        False  # G paints a change on the image; for short trainings (T2Net: no)
+    )
     depth_net: str = "unet"  # f_T: unet, vgg or resnet50 (paper compares the three, keeps unet)
     depth_width: int = 64  # first-layer channels of f_T (T2Net: 64)
     discriminator_width: int = 64  # first-layer channels of D_R (T2Net: 64)
     pose_width: int = 16  # first-layer channels of Pose (SfMLearner: 16)
-    pose_translation: float = 0.01  # metres of translation per unit of Pose's output (SfMLearner: 0.01)
+    pose_translation: float = (
+        0.01  # metres of translation per unit of Pose's output (SfMLearner: 0.01)
+    )
     pose_frames: int = 3  # frames Pose sees at once: 3, or 2 for one pair at a time (A20)
     segmenter_width: float = 1.0  # width multiplier of MobileNetV2 inside S_seg
     semantics: str = "none"  # label channels: none, depth (f_T only) or both (G and f_T)
@@ -64,7 +72,10 @@ class LossConfig:
     train_segmenter: bool = True  # keep training S_seg in phase 1; False = frozen (Table 4)
     alpha_flow: float = 1.0  # alpha_flow of Eq. 4
     flow_form: str = "forward"  # Eq. 4: forward, or literal, which needs backward flow (A5)
-    alpha_task: float = 100.0  # alpha_task of Eq. 5, in both phases (T2Net: 100)
+    alpha_task: float = 100.0  # alpha_task of Eq. 7 (T2Net: 100)
+    alpha_task2: float = (
+        1.0  # alpha_task of Eq. 11, balanced against alpha_mask (A2); 0 = no teacher
+    )
     alpha_smooth: float = 0.1  # alpha_s of Eq. 6, on real images (T2Net: 0.1)
     alpha_feature: float = 0.0  # feature discriminator of T2Net, absent from Eq. 7 (A3; T2Net: 0.1)
     pool: int = 20  # translated images remembered for D_R (T2Net: 20)
@@ -95,7 +106,9 @@ class TrainConfig:
     lr_segmenter: float = 1e-4  # Adam rate of S_seg
     betas_gan: tuple[float, float] = (0.5, 0.9)  # Adam betas of G and D_R (T2Net)
     betas_depth: tuple[float, float] = (0.95, 0.999)  # Adam betas of f_T, Pose and S_seg (T2Net)
-    decay_from: float = 0.6  # share of the steps after which rates fall linearly to 0 (CycleGAN form)
+    decay_from: float = (
+        0.6  # share of the steps after which rates fall linearly to 0 (CycleGAN form)
+    )
     clip_gradient: float = 0.0  # largest gradient norm of a step, 0 = no clipping
     precision: str = "no"  # no (float32) or bf16, through accelerate
     device: str = "auto"  # auto, cpu or cuda
@@ -105,7 +118,9 @@ class TrainConfig:
     checkpoint_every: int = 500  # steps between checkpoints; the last step always writes one
     evaluate_every: int = 0  # steps between evaluations on `evaluate_on`, 0 = none
     evaluate_on: str = ""  # JSON list of frames below `real` to evaluate on while training
-    oracle: bool = False  # supervise on the real side's hidden truth: an upper bound, miniworld only
+    oracle: bool = (
+        False  # supervise on the real side's hidden truth: an upper bound, miniworld only
+    )
     keep: int = 2  # checkpoints kept besides the last
     segmenter_run: str = ""  # run folder of a trained S_seg (phase 1, and semantics)
     phase1_run: str = ""  # run folder of a finished phase 1 (phase 2)
@@ -130,9 +145,26 @@ _RANGES = (
     (("flip",), 0, 1),
     (("decay_from",), 0, 1),
     (("max_depth", "cache_gib", "segmenter_width", "pose_translation"), 1e-6, float("inf")),
-    (("batch", "accumulate", "log_every", "checkpoint_every", "critic_every", "self_ratio"), 1, 1e9),
+    (
+        ("batch", "accumulate", "log_every", "checkpoint_every", "critic_every", "self_ratio"),
+        1,
+        1e9,
+    ),
     (("translator_width", "depth_width", "discriminator_width", "pose_width", "steps"), 1, 1e9),
-    (("threads", "keep", "pool", "snapshot_every", "evaluate_every", "jitter", "clip_gradient", "translator_blocks"), 0, 1e9),
+    (
+        (
+            "threads",
+            "keep",
+            "pool",
+            "snapshot_every",
+            "evaluate_every",
+            "jitter",
+            "clip_gradient",
+            "translator_blocks",
+        ),
+        0,
+        1e9,
+    ),
 )
 
 
@@ -144,44 +176,70 @@ class Config(TrainConfig, LossConfig, NetConfig, DataConfig):
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 found = getattr(self, name)
-                raise InputError(f"setting {name} is {found!r}, expected one of {', '.join(map(str, allowed))}")
+                raise InputError(
+                    f"setting {name} is {found!r}, expected one of {', '.join(map(str, allowed))}"
+                )
         weights = tuple(f for f in vars(self) if f.startswith(("alpha_", "lr_")))
         for names, low, high in (*_RANGES, (weights, 0, float("inf"))):
             for name in names:
                 if not low <= getattr(self, name) <= high:
-                    raise InputError(f"setting {name} is {getattr(self, name)}, expected a number from {low:g} to {high:g}")
+                    raise InputError(
+                        f"setting {name} is {getattr(self, name)}, "
+                        f"expected a number from {low:g} to {high:g}"
+                    )
         for name in ("height", "width"):
             if getattr(self, name) < 32 or getattr(self, name) % 16:
-                raise InputError(f"setting {name} is {getattr(self, name)}, expected a multiple of 16, 32 at least")
+                raise InputError(
+                    f"setting {name} is {getattr(self, name)}, "
+                    "expected a multiple of 16, 32 at least"
+                )
 
     @property
     def size(self) -> tuple[int, int]:
         "(height, width) of the network input"
         return self.height, self.width
 
-# %% ../../nbs/0_base/01_config.ipynb #a8a3f2c9
-_NARROW = dict(photometric_scales=1, pose_translation=0.2, alpha_smooth=0.1, decay_from=0.7, cache_gib=2.0)
+# %% ../../nbs/0_base/01_config.ipynb #d0285e11
+_NARROW = dict(  # what both small presets share
+    translator_residual=True,
+    photometric_scales=1,
+    pose_translation=1.0,
+    alpha_task=10.0,
+    alpha_identity=10.0,
+    alpha_smooth=0.01,
+    alpha_task2=0.2,
+    lr_translator=5e-4,
+    lr_depth=1e-3,
+    lr_pose=2e-3,
+    lr_discriminator=5e-4,
+    lr_segmenter=2e-3,
+    decay_from=0.7,
+    cache_gib=2.0,
+)
+_LESSON = dict(synthetic="data/lesson/vkitti2", real="data/lesson/kitti_raw")
+_OFTEN = dict(log_every=1, snapshot_every=2, checkpoint_every=2)
+
+# %% ../../nbs/0_base/01_config.ipynb #7f5e3daf
+def _widths(translator: int, depth: int, discriminator: int, blocks: int) -> dict[str, int]:
+    "First-layer channels of the three large networks"
+    return dict(
+        translator_width=translator,
+        depth_width=depth,
+        discriminator_width=discriminator,
+        translator_blocks=blocks,
+    )
+
+
+_TINY = dict(height=32, width=96, steps=4, batch=2, pose_width=4, segmenter_width=0.125)
+_MINI = dict(height=64, width=192, steps=500, batch=8, segmenter_width=0.25)
+_SMALL = dict(height=128, width=416, steps=20000, batch=8, alpha_task2=1.0, cache_gib=8.0)
+_SMALL_RATES = dict(lr_translator=1e-4, lr_depth=2e-4, lr_pose=1e-4, lr_discriminator=1e-4)
 PRESETS: dict[str, dict] = {
-    "tiny": dict(
-        synthetic="data/lesson/vkitti2", real="data/lesson/kitti_raw", height=32, width=96, steps=4, batch=2,
-        translator_width=4, translator_blocks=2, depth_width=4, discriminator_width=4, pose_width=4, segmenter_width=0.125,
-        lr_translator=2e-4, lr_depth=1e-3, lr_pose=3e-4, lr_discriminator=2e-4, lr_segmenter=2e-3,
-        log_every=1, snapshot_every=2, checkpoint_every=2, **_NARROW,
-    ),
-    "mini": dict(
-        height=64, width=192, steps=500, batch=8,
-        translator_width=8, translator_blocks=4, depth_width=8, discriminator_width=8, pose_width=16, segmenter_width=0.25,
-        lr_translator=2e-4, lr_depth=1e-3, lr_pose=3e-4, lr_discriminator=2e-4, lr_segmenter=2e-3,
-        snapshot_every=100, checkpoint_every=250, **_NARROW,
-    ),
-    "small": dict(
-        height=128, width=416, steps=20000, batch=8,
-        translator_width=32, depth_width=32, discriminator_width=32, photometric_scales=4,
-        lr_translator=1e-4, lr_depth=2e-4, lr_pose=1e-4, lr_discriminator=1e-4, lr_segmenter=5e-4,
-        snapshot_every=500, checkpoint_every=1000, cache_gib=8.0,
-    ),
-    "paper": dict(),
-}  # fmt: skip
+    "tiny": _NARROW | _TINY | _widths(4, 4, 4, 2) | _LESSON | _OFTEN,
+    "mini": _NARROW | _MINI | _widths(8, 8, 8, 4) | dict(snapshot_every=100, checkpoint_every=250),
+    "small": _SMALL | _widths(32, 32, 32, 7) | _SMALL_RATES | dict(lr_segmenter=5e-4),
+    "paper": {},
+}
 
 
 def preset(
@@ -193,7 +251,7 @@ def preset(
         raise InputError(f"preset {name!r} is unknown, expected one of {', '.join(PRESETS)}")
     return with_changes(Config(**PRESETS[name], preset=name), changes)
 
-# %% ../../nbs/0_base/01_config.ipynb #7f5e3daf
+# %% ../../nbs/0_base/01_config.ipynb #f18bedc1
 def nearest(
     name: str,  # what was typed
     known: Iterable[str],  # what could have been meant
@@ -230,7 +288,7 @@ def override(
         changes[name.strip()] = value.strip()
     return with_changes(cfg, changes)
 
-# %% ../../nbs/0_base/01_config.ipynb #df180a24
+# %% ../../nbs/0_base/01_config.ipynb #ba9f36e3
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -252,9 +310,11 @@ def _read(
         return int(float(value)) if kind is int else kind(value)
     except (KeyError, ValueError, TypeError) as error:
         want = {bool: "true or false", tuple: "two numbers such as 0.5,0.9", int: "a whole number"}
-        raise InputError(f"setting {name} is {value!r}, expected {want.get(kind, 'a number')}") from error
+        raise InputError(
+            f"setting {name} is {value!r}, expected {want.get(kind, 'a number')}"
+        ) from error
 
-# %% ../../nbs/0_base/01_config.ipynb #e482b239
+# %% ../../nbs/0_base/01_config.ipynb #92d78688
 def to_dict(cfg: Config) -> dict:  # plain values for JSON
     "A configuration as a dictionary, field by field"
     return dataclasses.asdict(cfg)
@@ -273,7 +333,7 @@ def differences(
     left, right = to_dict(a), to_dict(b)
     return {k: (left[k], right[k]) for k in left if left[k] != right[k]}
 
-# %% ../../nbs/0_base/01_config.ipynb #ace51351
+# %% ../../nbs/0_base/01_config.ipynb #7291c262
 def describe() -> list[tuple[str, str, str]]:  # (name, default, what it means)
     "Every setting with its default and the comment beside it"
     rows = []

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'CLASS_COLOURS', 'IGNORE', 'SKY', 'MOVABLE', 'InputError', 'check_shape', 'remove', 'atomic_path',
-           'write_json', 'read_json', 'generator', 'numpy_generator', 'seed_everything', 'hash_file', 'hash_tensors',
-           'project_root', 'data_dir', 'real_dir', 'file_lock']
+           'explain', 'write_json', 'read_json', 'generator', 'numpy_generator', 'seed_everything', 'hash_file',
+           'hash_tensors', 'project_root', 'data_dir', 'real_dir', 'file_lock']
 
 # %% ../../nbs/0_base/00_core.ipynb #990f1f7b
 import contextlib
@@ -40,7 +40,8 @@ def check_shape(
     if not fits:
         want = "(" + ",".join(shape) + ")"
         raise InputError(
-            f"{name} has shape {tuple(x.shape)}, expected {want}; add, drop or reorder axes so that it fits"
+            f"{name} has shape {tuple(x.shape)}, expected {want}; "
+            "add, drop or reorder axes so that it fits"
         )
     return x
 
@@ -79,18 +80,25 @@ def atomic_path(
             os.replace(path, holder / "old")
         os.replace(temporary, path)
     except OSError as error:
-        raise _as_input_error(error, path) from error
+        raise explain(error, path) from error
+    except Exception as error:
+        if shutil.disk_usage(path.parent).free < 2**20:  # writers that hide the system's word
+            raise InputError(f"{path} could not be written: {_DISK[28]}") from error
+        raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 
 # %% ../../nbs/0_base/00_core.ipynb #2b2ee434
-_DISK = {28: "the disk is full; free some space or choose another folder", 122: "your disk quota is used up"}
+_DISK = {
+    28: "the disk is full; free some space or choose another folder",
+    122: "your disk quota is used up",
+}
 _DENIED = "it may not be written; choose a folder you own or change its permissions"
 
 
-def _as_input_error(
+def explain(
     error: OSError,  # what the operating system said
-    path: Path,  # what was being written
+    path: str | Path,  # what was being written
 ) -> Exception:  # an `InputError` where a person can help, else the error itself
     "Full disk, quota and permissions as one sentence"
     if error.errno in _DISK:
@@ -99,7 +107,7 @@ def _as_input_error(
         return InputError(f"{path} could not be written: {_DENIED}")
     return error
 
-# %% ../../nbs/0_base/00_core.ipynb #715925ef
+# %% ../../nbs/0_base/00_core.ipynb #3239be4b
 def write_json(
     path: str | Path,  # target file
     value: object,  # anything JSON can hold
@@ -122,9 +130,11 @@ def read_json(
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); restore it or make it again") from error
+        raise InputError(
+            f"{path} is not valid JSON ({error}); restore it or make it again"
+        ) from error
 
-# %% ../../nbs/0_base/00_core.ipynb #c14a2124
+# %% ../../nbs/0_base/00_core.ipynb #52aebb81
 def generator(
     seed: int,  # the run's seed
     *keys: str | int,  # what the draw is for: "flip", step, ...
@@ -151,7 +161,7 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
-# %% ../../nbs/0_base/00_core.ipynb #52aebb81
+# %% ../../nbs/0_base/00_core.ipynb #257e62e4
 def hash_file(
     path: str | Path,  # any file
 ) -> str:  # 16 hexadecimal digits
@@ -171,7 +181,7 @@ def hash_tensors(
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/0_base/00_core.ipynb #744a293c
+# %% ../../nbs/0_base/00_core.ipynb #9b61321e
 def project_root() -> Path | None:
     "The nearest folder upward with a `settings.ini`, or None outside a checkout"
     here = Path.cwd().resolve()
@@ -179,7 +189,7 @@ def project_root() -> Path | None:
 
 
 def data_dir() -> Path:
-    "Where rendered worlds and caches live: `S3NET_DATA`, else `data/` of the checkout, else the user's cache"
+    "Rendered worlds and caches: `S3NET_DATA`, else `data/` of the checkout, else the user's cache"
     if os.environ.get("S3NET_DATA"):
         return Path(os.environ["S3NET_DATA"])
     root = project_root()
@@ -187,13 +197,13 @@ def data_dir() -> Path:
 
 
 def real_dir() -> Path | None:
-    "The folder of small real data: `S3NET_REAL`, else `../shared/real` beside the checkout; None if absent"
+    "Small real data: `S3NET_REAL`, else `../shared/real` beside the checkout; None if absent"
     root = project_root()
     named = os.environ.get("S3NET_REAL")
     place = Path(named) if named else root and root.parent / "shared" / "real"
     return place if place and place.is_dir() else None
 
-# %% ../../nbs/0_base/00_core.ipynb #3d4d03e6
+# %% ../../nbs/0_base/00_core.ipynb #91bcfb00
 @contextlib.contextmanager
 def file_lock(
     path: str | Path,  # the lock's own file, made if needed
@@ -204,7 +214,7 @@ def file_lock(
     with FileLock(path):
         yield
 
-# %% ../../nbs/0_base/00_core.ipynb #9b61321e
+# %% ../../nbs/0_base/00_core.ipynb #75fa1a90
 CLASSES = (
     "road", "terrain", "building", "guardrail", "pole", "traffic_light",
     "traffic_sign", "vegetation", "sky", "car", "truck", "misc",

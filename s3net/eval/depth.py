@@ -90,6 +90,8 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("gasda", min_depth=1e-3, **_CAMERA),
         Protocol("real80", min_depth=1e-3, **_CAMERA),
         Protocol("real50", min_depth=1e-3, cap=50.0, **_CAMERA),
+        Protocol("real80x", min_depth=1e-3),
+        Protocol("real50x", min_depth=1e-3, cap=50.0),
         Protocol("miniworld80", **_EXACT),
         Protocol("miniworld50", cap=50.0, **_EXACT),
     )

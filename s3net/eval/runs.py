@@ -35,7 +35,9 @@ def read_frames(
     "A list of test or validation frames"
     rows = read_json(path)
     if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 3 for r in rows):
-        raise InputError(f"{path} is not a list of frames, expected rows [drive, camera, frame]; make it again")
+        raise InputError(
+            f"{path} is not a list of frames, expected rows [drive, camera, frame]; make it again"
+        )
     return [(str(drive), int(camera), int(frame)) for drive, camera, frame in rows]
 
 
@@ -71,12 +73,15 @@ def evaluate_run(
     "Evaluate a run and write its result.json"
     model = load_model(path, device)
     if seen := seen_drives(model.cfg, frames or ()):
-        warnings.warn(f"{path} trained on test drives {', '.join(sorted(seen))}; its figures are not a test", stacklevel=2)
+        warnings.warn(
+            f"{path} trained on test drives {', '.join(sorted(seen))}; its figures are not a test",
+            stacklevel=2,
+        )
     results = evaluate_model(model, root, frames, protocols)
     write_results(path, results, name)
     return results
 
-
+# %% ../../nbs/7_eval/76_runs.ipynb #b733dbb9
 def evaluate_model(
     model: Callable[[Tensor], Tensor],  # a `DepthModel`, or any function with `cfg.size`
     root: str | Path,  # test data, KITTI raw layout
@@ -94,7 +99,7 @@ def evaluate_model(
         results |= dict(zip(same, evaluate(model, samples, same)))
     return [results[p] for p in wanted]
 
-# %% ../../nbs/7_eval/76_runs.ipynb #823368cc
+# %% ../../nbs/7_eval/76_runs.ipynb #c5a466d4
 class EvaluationHook:
     "Evaluate f_T at fixed steps and append to evaluations.jsonl"
 
@@ -124,7 +129,7 @@ class EvaluationHook:
             lines = [json.dumps(r) + "\n" for r in [*kept, record]]
             temporary.write_text("".join(lines), encoding="utf-8")
 
-
+# %% ../../nbs/7_eval/76_runs.ipynb #1111316b
 def evaluation_hooks(
     cfg: Config,  # evaluate_every, evaluate_on, real
     path: str | Path,  # run folder
@@ -133,7 +138,11 @@ def evaluation_hooks(
     if not cfg.evaluate_every:
         return []
     run, frames = Run(Path(path)), read_frames(cfg.evaluate_on)
-    return [EvaluationHook(run, lambda e: current_model(run, cfg, e.state), cfg.real, frames, cfg.evaluate_every)]
+    return [
+        EvaluationHook(
+            run, lambda e: current_model(run, cfg, e.state), cfg.real, frames, cfg.evaluate_every
+        )
+    ]
 
 
 def read_evaluations(

@@ -153,9 +153,9 @@ PHASE2_TERMS = ("pose", "mask", "task", "smooth")
 def phase2_weights(
     cfg: LossConfig,  # or a whole Config
 ) -> dict[str, float]:  # weights for phase2_objective
-    "The alphas of Eq. 11 as a configuration has them; Eq. 6 in phase 2 is `alpha_smooth2` (A21)"
-    named = {name: getattr(cfg, f"alpha_{name}") for name in PHASE2_TERMS[:3]}
-    return named | {"smooth": cfg.alpha_smooth2}
+    "The alphas of Eq. 11 as a configuration has them; those that Eq. 7 has too end in 2"
+    first = {name: getattr(cfg, f"alpha_{name}") for name in ("pose", "mask")}
+    return first | {"task": cfg.alpha_task2, "smooth": cfg.alpha_smooth2}
 
 
 class Clip(NamedTuple):

@@ -90,7 +90,7 @@ class ImagePool:
         "Take up a stored pool"
         if state["size"] != self.size:
             raise InputError(
-                f"image pool in the checkpoint holds {state['size']} pictures, expected {self.size}; "
+                f"the stored image pool holds {state['size']} pictures, expected {self.size}; "
                 "resume with the pool size the run was started with"
             )
         self.images = list(state["images"].unbind(0)) if len(state["images"]) else []
@@ -118,7 +118,8 @@ class FeatureDiscriminator(nn.Module):
         flat = features.flatten(1)
         if flat.shape[1] != self.first.in_features:
             raise InputError(
-                f"features has {flat.shape[1]} numbers a picture, expected {self.first.in_features}; "
+                f"features has {flat.shape[1]} numbers a picture, "
+                f"expected {self.first.in_features}; "
                 "build FeatureDiscriminator(in_features) for this picture size and depth net"
             )
         return self.judge(self.act(self.second(self.act(self.first(flat))))).float()

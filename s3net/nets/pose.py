@@ -19,6 +19,22 @@ _KERNELS = (7, 5, 3, 3, 3, 3, 3)  # windows of the seven convolutions
 _TIMES = (1, 2, 4, 8, 16, 16, 16)  # their channels, in units of the width
 
 
+def _stack(
+    images: list[Tensor], semantics: list[Tensor] | None, frames: int, channels: int
+) -> Tensor:
+    "All frames, checked, rescaled to [-1,1] and laid behind each other"
+    if len(images) != frames:
+        raise InputError(
+            f"images holds {len(images)} frames, expected {frames} (target first); "
+            "give that many or build the pose net with frames= your number"
+        )
+    parts = [
+        join_semantics(check_image(image, 3, "images"), label, channels)
+        for image, label in zip(images, semantics or [None] * frames, strict=True)
+    ]
+    return torch.cat(parts, 1)
+
+# %% ../../nbs/4_nets/45_pose.ipynb #da64a2ad
 class PoseNet(nn.Module):
     "Pose of Eq. 8: a stack of frames to one motion a source (SfMLearner's net, PROTOCOLS 2.5)"
 
@@ -45,17 +61,7 @@ class PoseNet(nn.Module):
         semantics: list[Tensor] | None = None,  # (B,C,H,W) one-hot labels of each frame
     ) -> Tensor:  # (B,frames-1,6) axis-angle in radians, translation in metres
         "The network itself, before its answer becomes matrices"
-        if len(images) != self.frames:
-            raise InputError(
-                f"images holds {len(images)} frames, expected {self.frames} (target first); "
-                "give that many or build the pose net with frames= your number"
-            )
-        labels = semantics or [None] * len(images)
-        parts = [
-            join_semantics(check_image(image, 3, "images"), label, self.semantics)
-            for image, label in zip(images, labels, strict=True)
-        ]
-        x = (torch.cat(parts, 1) + 1) / 2
+        x = _stack(images, semantics, self.frames, self.semantics)
         for conv in self.convs:
             x = F.relu(conv(x))
         out = self.last(x).float().mean((2, 3)).unflatten(1, (-1, 6))
@@ -70,7 +76,7 @@ class PoseNet(nn.Module):
         six = self.six(images, semantics)
         return [motion(s[:, :3], s[:, 3:]) for s in six.unbind(1)]
 
-# %% ../../nbs/4_nets/45_pose.ipynb #c204673c
+# %% ../../nbs/4_nets/45_pose.ipynb #04b9f643
 class PairPoseNet(PoseNet):
     "Pose from two frames at a time, always fed in time order (Monodepth2, PROTOCOLS 2.5)"
 

@@ -43,7 +43,7 @@ def _conv_bn(
     conv = nn.Conv2d(inputs, outputs, kernel, stride, pad, dilation, groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs), nn.ReLU6()]
 
-
+# %% ../../nbs/4_nets/43_segmenter.ipynb #d207abe7
 class InvertedResidual(nn.Module):
     "MobileNetV2's block: widen, filter each channel, narrow (Sandler et al. 2018)"
 
@@ -72,7 +72,7 @@ class InvertedResidual(nn.Module):
         "x + narrow(filter(widen(x))), the sum only where shapes agree"
         return x + self.conv(x) if self.skip else self.conv(x)
 
-# %% ../../nbs/4_nets/43_segmenter.ipynb #e27d1cbd
+# %% ../../nbs/4_nets/43_segmenter.ipynb #e476dee7
 class MobileNetV2(nn.Module):
     "MobileNetV2's features with dilation in place of the last strides; torchvision's names"
 
@@ -102,13 +102,14 @@ class MobileNetV2(nn.Module):
 
     def forward(
         self,
-        x: Tensor,  # (B,3,H,W) ImageNet-normalised colour
+        image: Tensor,  # (B,3,H,W) colour in [0,1]
     ) -> tuple[Tensor, Tensor]:  # maps at detail_stride and at output_stride
         "The low-level map that the decoder joins, and the last map"
-        low = self.features[: self.split](x)
+        mean, std = (image.new_tensor(v).reshape(1, 3, 1, 1) for v in (_MEAN, _STD))
+        low = self.features[: self.split]((image - mean) / std)
         return low, self.features[self.split :](low)
 
-# %% ../../nbs/4_nets/43_segmenter.ipynb #3a529e2f
+# %% ../../nbs/4_nets/43_segmenter.ipynb #3b1db3ec
 def _separable(inputs: int, outputs: int, dilation: int = 1) -> nn.Sequential:
     "Each channel filtered alone, then mixed (DeepLab v3+'s separable convolution)"
     filtered = _conv_bn(inputs, inputs, 3, 1, dilation, inputs)[:1]
@@ -138,7 +139,7 @@ class ASPP(nn.Module):
         mean = F.relu(self.whole(x.mean((2, 3), keepdim=True))).expand(-1, -1, *x.shape[-2:])
         return self.project(torch.cat([self.point(x), *(r(x) for r in self.rates), mean], 1))
 
-# %% ../../nbs/4_nets/43_segmenter.ipynb #38d98c12
+# %% ../../nbs/4_nets/43_segmenter.ipynb #b28f8575
 class Segmenter(nn.Module):
     "S_seg of Eq. 3: DeepLab v3+ on MobileNetV2, class scores for every pixel"
 
@@ -149,9 +150,10 @@ class Segmenter(nn.Module):
         output_stride: int = 16,  # picture pixels to one pixel of the ASPP's map
         rates: tuple[int, ...] = (6, 12, 18),  # ASPP spacings, pixels of that map
         detail_stride: int = 4,  # picture pixels to one pixel of the decoder's map, 2 or 4
+        head: int = 256,  # channels of ASPP and decoder at width 1
     ):
         super().__init__()
-        head, low = round_channels(256 * width), round_channels(48 * width)
+        head, low = round_channels(head * width), round_channels(48 * width)
         self.backbone = MobileNetV2(width, output_stride, detail_stride)
         self.aspp = ASPP(self.backbone.channels, head, rates)
         self.detail = nn.Sequential(*_conv_bn(self.backbone.low_channels, low, 1))
@@ -166,9 +168,8 @@ class Segmenter(nn.Module):
         width: float = 1.0,  # channel multiplier
     ) -> "Segmenter":  # the paper's geometry from 128 px up, a finer one below
         "Choose strides and spacings that make sense for a picture size"
-        if min(size) >= 128:
-            return cls(classes, width)
-        return cls(classes, width, rates=(1, 2, 3), detail_stride=2)
+        small = dict(rates=(1, 2, 3), detail_stride=2) if min(size) < 128 else {}
+        return cls(classes, width, **small)
 
     def forward(
         self,
@@ -176,10 +177,8 @@ class Segmenter(nn.Module):
     ) -> Tensor:  # (B,classes,H,W) scores before softmax
         "Score every pixel"
         check_image(image, 3, "image", multiple=1)
-        mean, std = (image.new_tensor(v).reshape(1, 3, 1, 1) for v in (_MEAN, _STD))
-        low, deep = self.backbone((image - mean) / std)
-        deep = self.aspp(deep)
-        deep = F.interpolate(deep, low.shape[-2:], mode="bilinear", align_corners=False)
+        low, deep = self.backbone(image)
+        deep = F.interpolate(self.aspp(deep), low.shape[-2:], mode="bilinear", align_corners=False)
         scores = self.score(self.join(torch.cat([deep, self.detail(low)], 1))).float()
         return F.interpolate(scores, image.shape[-2:], mode="bilinear", align_corners=False)
 

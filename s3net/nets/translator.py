@@ -28,9 +28,10 @@ class Translator(nn.Module):
         semantics: int = 0,  # label channels fed with the image
         blocks: int = 7,  # residual blocks at a quarter of the size (T2Net: 7)
         in_channels: int = 3,  # colour channels
+        residual: bool = False,  # paint a change on the picture, not the picture (T2Net: no)
     ):
         super().__init__()
-        self.in_channels, self.semantics = in_channels, semantics
+        self.in_channels, self.semantics, self.residual = in_channels, semantics, residual
         wide = 2 * width
         self.act = SharedPReLU()
         self.enter = ConvNorm(in_channels + semantics, width, 7, reflect=True)
@@ -44,6 +45,7 @@ class Translator(nn.Module):
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(outputs) for outputs in (wide, width))
         self.leave = OutBlock(width, in_channels, 7, bias=True)
+        self.leave.conv.init_gain = 0.1 if residual else 1.0
 
     def forward(
         self,
@@ -61,4 +63,5 @@ class Translator(nn.Module):
             x = block(x, self.act)
         for gather, grow, norm in zip(self.gather, self.grow, self.norms):
             x = self.act(norm(grow(gather(x, self.act))))
-        return (self.leave(x) + 1) / 2
+        painted = self.leave(x)
+        return (image + painted).clamp(0, 1) if self.residual else (painted + 1) / 2

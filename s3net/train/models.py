@@ -32,12 +32,14 @@ class DepthModel:
     @property
     def scale(self) -> str:
         "metric, or up-to-scale where nothing supervised the scale"
-        return "metric" if self.cfg.alpha_task else "up-to-scale"
+        return "metric" if self.cfg.alpha_task and self.cfg.alpha_task2 else "up-to-scale"
 
     def hashes(self) -> dict[str, str]:
         "Fingerprints of the weights"
         nets = {"depth": self.depth, "segmenter": self.segmenter}
-        return {name: hash_tensors(net.state_dict()) for name, net in nets.items() if net is not None}
+        return {
+            name: hash_tensors(net.state_dict()) for name, net in nets.items() if net is not None
+        }
 
     @torch.no_grad()
     def __call__(
@@ -81,7 +83,9 @@ def load_model(
     "The depth model of a run"
     run = Run(Path(path))
     if run.kind == "segmenter":
-        raise InputError(f"{path} is a segmenter run, expected phase1 or phase2; choose a run that trained depth")
+        raise InputError(
+            f"{path} is a segmenter run, expected phase1 or phase2; choose a run that trained depth"
+        )
     cfg = run.config
     segmenter = load_net(run, "segmenter", device) if cfg.semantics != "none" else None
     return DepthModel(load_net(run, "depth", device), segmenter, cfg, device)

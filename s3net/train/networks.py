@@ -32,8 +32,12 @@ def build_nets(
     both = len(CLASSES) if cfg.semantics == "both" else 0
     feature_cells = (cfg.height // 16) * (cfg.width // 16)
     makers = {
-        "translator": lambda: Translator(cfg.translator_width, both, cfg.translator_blocks),
-        "depth": lambda: make_depth_net(cfg.depth_net, cfg.depth_width, depth_channels, cfg.max_depth),
+        "translator": lambda: Translator(
+            cfg.translator_width, both, cfg.translator_blocks, residual=cfg.translator_residual
+        ),
+        "depth": lambda: make_depth_net(
+            cfg.depth_net, cfg.depth_width, depth_channels, cfg.max_depth
+        ),
         "discriminator": lambda: Discriminator(cfg.discriminator_width),
         "segmenter": lambda: Segmenter.for_size(cfg.size, len(CLASSES), cfg.segmenter_width),
         "feature": lambda: FeatureDiscriminator(8 * cfg.depth_width * feature_cells),

@@ -181,7 +181,10 @@ def pair_mask(
     back = (pair.flow_t1_t, pair.flow_t1_t_valid)
     if form == "literal":
         if back[0] is None:
-            raise InputError("flow_form=literal needs backward flow, which this data lacks; set flow_form=forward")
+            raise InputError(
+                "flow_form=literal needs backward flow, which this data lacks; "
+                "set flow_form=forward"
+            )
         there, back = back, there
     return there[0], flow_mask(*there, *back, rigid=rigid)
 
@@ -198,7 +201,9 @@ def translated(
     depth = nets["depth"](fake, semantics_of(label_t))
     on_real = None
     if cfg.alpha_smooth or cfg.alpha_feature:
-        on_real = nets["depth"](clip.image_tgt, semantics_of(clip.labels_tgt if label_t is not None else None))
+        on_real = nets["depth"](
+            clip.image_tgt, semantics_of(clip.labels_tgt if label_t is not None else None)
+        )
     with frozen(nets["discriminator"]):
         fake_map = nets["discriminator"](fake)
     report = phase1_objective(
@@ -217,12 +222,17 @@ def translated(
     feature_real = None if on_real is None else on_real.feature.detach()
     phase.fakes[micro] = Fakes(fake.detach(), clip.image_tgt, depth.feature.detach(), feature_real)
     report = _with_segmenter(phase, report, pair, fake.detach())
-    maps = {"image": pair.image_t, "translated": fake, "real": clip.image_tgt, "truth": pair.depth_t}
+    maps = {
+        "image": pair.image_t,
+        "translated": fake,
+        "real": clip.image_tgt,
+        "truth": pair.depth_t,
+    }
     maps |= {"depth": metres_of(depth.coded[0], cfg)}
     maps |= {"depth_real": metres_of(on_real.coded[0], cfg)} if on_real is not None else {}
     return report._replace(maps=report.maps | {name: m.detach() for name, m in maps.items()})
 
-
+# %% ../../nbs/6_train/66_phase1.ipynb #79969583
 def _feature_map(net: nn.Module, feature: Tensor) -> Tensor:
     with frozen(net):
         return net(feature)
@@ -238,7 +248,7 @@ def _with_segmenter(phase: Phase1, report: Report, pair: SyntheticPair, fake: Te
     maps = {"labels": logits[len(fake) :].detach().argmax(1), "labels_truth": pair.labels_t}
     return Report(report.total + more.total, report.terms | more.terms, report.maps | maps)
 
-# %% ../../nbs/6_train/66_phase1.ipynb #23cb2604
+# %% ../../nbs/6_train/66_phase1.ipynb #85ee2515
 def critic(
     phase: Phase1,  # whose last translations are judged
     step: int,  # names the pool's coin
@@ -249,7 +259,9 @@ def critic(
     coin = generator(phase.cfg.seed, "pool", step, micro)
     fake_map = net(phase.state.extras["pool"](held.fake, coin))
     real_map = net(held.real)
-    report = weighted_sum({"critic": (1.0, lambda: critic_adversarial(real_map, fake_map, phase.cfg.gan_form))})
+    report = weighted_sum(
+        {"critic": (1.0, lambda: critic_adversarial(real_map, fake_map, phase.cfg.gan_form))}
+    )
     told = {"score_real": real_map.detach().mean(), "score_fake": fake_map.detach().mean()}
     terms = report.terms | {name: Term(value, 0.0) for name, value in told.items()}
     return report._replace(terms=terms)

@@ -6,6 +6,7 @@
 __all__ = ['phase2_state', 'Phase2', 'supervised_inputs', 'clip_inputs', 'report_of']
 
 # %% ../../nbs/6_train/67_phase2.ipynb #dfc4e65c
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ def phase2_state(
     cfg: Config,  # settings
     device: torch.device | str = "cpu",  # where the nets live
 ) -> TrainState:
-    "Fresh depth and pose networks with their optimisers; phase 1's depth weights are loaded over them"
+    "Fresh depth and pose networks with their optimisers; phase 1's depth is loaded over it"
     state = TrainState(build_nets(cfg, ("depth", "pose"))).to(device)
     state.add_adam("depth", cfg.lr_depth, cfg.betas_depth)
     if cfg.alpha_pose or cfg.alpha_mask:
@@ -40,9 +41,10 @@ class Phase2:
 
     cfg: Config  # settings
     state: TrainState  # from `phase2_state`
-    synthetic: BatchStream | None  # of SyntheticPair; None where alpha_task is 0
+    synthetic: BatchStream | None  # of SyntheticPair; None where alpha_task2 is 0
     real: BatchStream  # of RealClip, with labels where semantics are on
     translator: nn.Module | None = None  # frozen G; None trains on untranslated images
+    segmenter: Callable[[Tensor], Tensor] | None = None  # labels synthetic frames; None = truth
     device: torch.device | str = "cpu"
 
     def __post_init__(self) -> None:
@@ -74,9 +76,13 @@ class Phase2:
 def supervised_inputs(
     phase: Phase2,  # f_T and the frozen G
     pair: SyntheticPair,  # a batch
-) -> tuple[list[Tensor], Tensor, Tensor]:  # coded depth fine -> coarse, true depth, translated image
+) -> tuple[
+    list[Tensor], Tensor, Tensor
+]:  # coded depth fine -> coarse, true depth, translated image
     "f_T on the translated synthetic image"
-    labels = pair.labels_t if phase.cfg.semantics != "none" else None
+    labels = None
+    if phase.cfg.semantics != "none":
+        labels = pair.labels_t if phase.segmenter is None else phase.segmenter(pair.image_t)
     image = pair.image_t
     if phase.translator is not None:
         with torch.no_grad():

@@ -23,14 +23,23 @@ from tqdm import tqdm
 
 from ..base.config import Config, differences, from_dict, to_dict
 from ..base.core import InputError, atomic_path, read_json, write_json
-from ..show.pictures import colour_depth, colour_error, colour_labels, colour_mask, save_picture, to_uint8
+from s3net.show.pictures import (
+    colour_depth,
+    colour_error,
+    colour_labels,
+    colour_mask,
+    save_picture,
+    to_uint8,
+)
 from .loop import Event
 from .state import checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
 
 # %% ../../nbs/6_train/62_record.ipynb #bc72a69b
 def _commit() -> str:
     "The git commit of the working folder, or why there is none"
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
     return asked.stdout.strip() or "not a git checkout"
 
 
@@ -63,7 +72,7 @@ def fingerprint(
     sizes = [p.stat().st_size for p in Path(folder).rglob("*") if p.is_file()]
     return f"{len(sizes)} files, {sum(sizes)} bytes"
 
-# %% ../../nbs/6_train/62_record.ipynb #0c233005
+# %% ../../nbs/6_train/62_record.ipynb #3facb6fb
 @dataclass(frozen=True)
 class Run:
     "A run folder: the one interface between training and everything else"
@@ -82,7 +91,10 @@ class Run:
 
     def _about(self) -> dict:
         if not (self.path / "config.json").is_file():
-            raise InputError(f"{self.path} is not a run folder: it has no config.json; train one with s3net train")
+            raise InputError(
+                f"{self.path} is not a run folder: it has no config.json; "
+                "train one with s3net train"
+            )
         return read_json(self.path / "config.json")
 
     def checkpoint(self) -> Path:
@@ -97,7 +109,7 @@ class Run:
         found = checkpoints(self.path / "checkpoints")
         return bool(found) and int(found[-1].name) >= self.config.steps
 
-# %% ../../nbs/6_train/62_record.ipynb #3facb6fb
+# %% ../../nbs/6_train/62_record.ipynb #c9602e6f
 def start_run(
     path: str | Path,  # folder of the run
     kind: str,  # segmenter, phase1 or phase2
@@ -113,16 +125,21 @@ def start_run(
         changed = differences(run.config, cfg)
         if changed or run.kind != kind:
             told = ", ".join(f"{k} ({a!r} then, {b!r} now)" for k, (a, b) in changed.items())
-            raise InputError(f"{path} is a {run.kind} run with other settings: {told or kind}; choose another folder")
+            raise InputError(
+                f"{path} is a {run.kind} run with other settings: {told or kind}; "
+                "choose another folder"
+            )
         old = read_json(run.path / "environment.json")["data"]
         if data is not None and old != data:
-            raise InputError(f"{path} was trained on other data: {old} then, {data} now; choose another folder")
+            raise InputError(
+                f"{path} was trained on other data: {old} then, {data} now; choose another folder"
+            )
         return run
     write_json(run.path / "environment.json", environment() | {"data": data or {}})
     write_json(run.path / "config.json", {"kind": kind, "config": to_dict(cfg)})
     return run
 
-# %% ../../nbs/6_train/62_record.ipynb #fa8ffc6b
+# %% ../../nbs/6_train/62_record.ipynb #18476c14
 def read_metrics(
     path: str | Path,  # a run folder
 ) -> list[dict]:  # one dict a record, in order
@@ -163,13 +180,21 @@ class MetricsHook:
             self.latest[name] = report.terms
         if event.state.step % self.every and not event.last:
             return
-        updates = {n: {k: (t.value.item(), t.weight) for k, t in terms.items()} for n, terms in self.latest.items()}
-        record = {"step": event.state.step, "time": time.time(), "seconds": event.seconds, "updates": updates}
+        updates = {
+            n: {k: (t.value.item(), t.weight) for k, t in terms.items()}
+            for n, terms in self.latest.items()
+        }
+        record = {
+            "step": event.state.step,
+            "time": time.time(),
+            "seconds": event.seconds,
+            "updates": updates,
+        }
         self.latest = {}
         with open(self.file, "a", encoding="utf-8") as f:
             f.write(json.dumps(record) + "\n")
 
-# %% ../../nbs/6_train/62_record.ipynb #7e38d2b8
+# %% ../../nbs/6_train/62_record.ipynb #557913fd
 def picture(
     name: str,  # of the map; its first word says what it is
     x: Tensor,  # (C,H,W) or (H,W)
@@ -216,12 +241,16 @@ def snapshots(
     folders = sorted(Path(path).glob("snapshots/" + "[0-9]" * 8))
     return {int(f.name): {p.stem: p for p in sorted(f.iterdir())} for f in folders}
 
-# %% ../../nbs/6_train/62_record.ipynb #f3676e34
+# %% ../../nbs/6_train/62_record.ipynb #53072782
 class CheckpointHook:
     "Write a checkpoint every `every` steps and at the end; keep the newest few"
 
     def __init__(self, run: Run, cfg: Config) -> None:
-        self.folder, self.every, self.keep = run.path / "checkpoints", cfg.checkpoint_every, cfg.keep
+        self.folder, self.every, self.keep = (
+            run.path / "checkpoints",
+            cfg.checkpoint_every,
+            cfg.keep,
+        )
 
     def __call__(self, event: Event) -> None:
         if event.state.step % self.every and not event.last:
@@ -265,7 +294,7 @@ def restore(
         load_checkpoint(state, found[-1])
     return state.step
 
-# %% ../../nbs/6_train/62_record.ipynb #0d45055d
+# %% ../../nbs/6_train/62_record.ipynb #d034127d
 def standard_hooks(
     run: Run,  # where to write
     cfg: Config,  # intervals

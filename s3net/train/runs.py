@@ -21,7 +21,15 @@ from .phase1 import Phase1, phase1_state
 from .phase2 import Phase2, phase2_state
 from .record import Run, asked_to_stop, restore, standard_hooks, start_run
 from .segmenter import SegmenterPhase, segmenter_state, validate_segmenter
-from .sources import OraclePairs, data_fingerprints, labelled, real_dataset, stream, synthetic_dataset
+from s3net.train.sources import (
+    OraclePairs,
+    data_fingerprints,
+    labelled,
+    real_dataset,
+    segment,
+    stream,
+    synthetic_dataset,
+)
 from .state import load_weights, save_weights
 
 # %% ../../nbs/6_train/69_runs.ipynb #5c20c946
@@ -42,7 +50,10 @@ def adopt(
 
 def _need(value: str, setting: str, why: str, make: str) -> str:
     if not value:
-        raise InputError(f"setting {setting} is empty but {why}; train one with s3net train {make} and name its folder")
+        raise InputError(
+            f"setting {setting} is empty but {why}; "
+            f"train one with s3net train {make} and name its folder"
+        )
     return value
 
 # %% ../../nbs/6_train/69_runs.ipynb #3041987d
@@ -107,7 +118,12 @@ def run_segmenter(
         held_out = synthetic_dataset(cfg, "val")
         found = validate_segmenter(phase.state.modules["segmenter"], held_out, device)
         per_class = [None if v != v else v for v in found.per_class.tolist()]
-        result = {"iou_mean": found.mean, "iou_median": found.median, "iou": per_class, "images": len(held_out)}
+        result = {
+            "iou_mean": found.mean,
+            "iou_median": found.median,
+            "iou": per_class,
+            "images": len(held_out),
+        }
         write_json(run.path / "result.json", result)
     return run
 
@@ -144,9 +160,9 @@ def run_phase2(
     hooks: Sequence[Hook] = (),  # told after the standard ones
     until: int | None = None,  # stop after this step
 ) -> Run:
-    "Train Eq. 11 from a finished phase 1; with alpha_task=0 from scratch, without one"
+    "Train Eq. 11 from a finished phase 1; with alpha_task2=0 from scratch, without one"
     device = make_accelerator(cfg).device
-    taught = cfg.alpha_task > 0
+    taught = cfg.alpha_task2 > 0
     if taught:
         _need(cfg.phase1_run, "phase1_run", "phase 2 starts from phase 1", "phase1")
     first = Run(Path(cfg.phase1_run)) if cfg.phase1_run else None
@@ -161,9 +177,13 @@ def run_phase2(
         adopt(run, cfg.phase1_run, names + ["segmenter"] * (cfg.semantics != "none"))
         load_weights(state.modules["depth"], run.path / "inputs" / "depth.safetensors")
         translator = load_given(run, "translator", device) if first.config.translate else None
+    judge = None
     if cfg.semantics != "none":
-        clips = labelled(clips, load_given(run, "segmenter", device), run.path / "labels", device)
-    phase = Phase2(cfg, state, synthetic, stream(clips, cfg, "real"), translator, device)
+        net = load_given(run, "segmenter", device)
+        clips = labelled(clips, net, run.path / "labels", device)
+        judge = segment(net, device) if cfg.synthetic_labels == "segmenter" else None
+    real = stream(clips, cfg, "real")
+    phase = Phase2(cfg, state, synthetic, real, translator, judge, device)
     return execute(phase, run, "phase 2", hooks, until)
 
 

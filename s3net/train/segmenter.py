@@ -51,8 +51,14 @@ class SegmenterPhase:
         "The loss of the k-th batch"
         pair = self.synthetic.batch(k).to(self.device)
         logits = self.state.modules["segmenter"](pair.image_t)
-        report = weighted_sum({"segmenter": (1.0, lambda: segmentation_loss(logits, pair.labels_t))})
-        maps = {"image": pair.image_t, "labels": logits.detach().argmax(1), "labels_truth": pair.labels_t}
+        report = weighted_sum(
+            {"segmenter": (1.0, lambda: segmentation_loss(logits, pair.labels_t))}
+        )
+        maps = {
+            "image": pair.image_t,
+            "labels": logits.detach().argmax(1),
+            "labels_truth": pair.labels_t,
+        }
         return report._replace(maps=maps)
 
 # %% ../../nbs/6_train/65_segmenter.ipynb #62ccc62e

@@ -32,6 +32,16 @@ def _reserved(
     return {drive for file in lists if file.is_file() for drive, *_ in read_json(file)}
 
 
+def _frame_range(words: str) -> range | None:
+    "Frames written as first:end, or None for all"
+    if not words:
+        return None
+    first, colon, end = words.partition(":")
+    if not (colon and first.isdigit() and end.isdigit() and int(first) < int(end)):
+        raise InputError(f"setting real_frames is {words!r}, expected first:end such as 0:900")
+    return range(int(first), int(end))
+
+
 def real_dataset(
     cfg: Config,  # real, real_format, real_drives, real_cameras
 ) -> KittiRaw | KittiOdometry:
@@ -39,14 +49,24 @@ def real_dataset(
     root = Path(cfg.real)
     named = [d for d in cfg.real_drives.split(",") if d]
     if cfg.real_format == "kitti_odometry":
-        return KittiOdometry(root, cfg.size, named[0] if named else "00", fix_cx=cfg.fix_cx)
+        if len(named) > 1:
+            raise InputError(
+                f"setting real_drives names {len(named)} sequences, expected one; "
+                "train on one at a time"
+            )
+        frames = _frame_range(cfg.real_frames)
+        return KittiOdometry(
+            root, cfg.size, named[0] if named else "00", fix_cx=cfg.fix_cx, frames=frames
+        )
     cameras = tuple(int(c) for c in cfg.real_cameras.split(","))
     if named:
         return KittiRaw(root, cfg.size, named, cameras)
     reserved = _reserved(root)
     found = sorted({p.name for p in root.glob("*/*_sync")} - reserved)
     if reserved and not found:
-        raise InputError(f"{root} holds only val and test drives, expected some to train on; add drives")
+        raise InputError(
+            f"{root} holds only val and test drives, expected some to train on; add drives"
+        )
     return KittiRaw(root, cfg.size, found or None, cameras)
 
 
@@ -66,8 +86,13 @@ def synthetic_dataset(
         return VirtualKitti2(cfg.synthetic, cfg.size)
     scenes = sorted({scene for scene, *_ in VirtualKitti2(cfg.synthetic, cfg.size).keys})
     if len(scenes) < 2:
-        raise InputError(f"{cfg.synthetic} has {len(scenes)} scene, expected 2 or more to hold one out; add scenes")
-    return VirtualKitti2(cfg.synthetic, cfg.size, scenes=scenes[:-1] if part == "train" else scenes[-1:])
+        raise InputError(
+            f"{cfg.synthetic} has {len(scenes)} scene, expected 2 or more to hold one out; "
+            "add scenes"
+        )
+    return VirtualKitti2(
+        cfg.synthetic, cfg.size, scenes=scenes[:-1] if part == "train" else scenes[-1:]
+    )
 
 
 def stream(
@@ -80,7 +105,7 @@ def stream(
     augment = Augment(cfg.flip, cfg.jitter, cfg.jitter, cfg.jitter)
     return BatchStream(RamCache(dataset, cfg.cache_gib), cfg.batch, seed, augment=augment)
 
-# %% ../../nbs/6_train/63_sources.ipynb #e2e3c071
+# %% ../../nbs/6_train/63_sources.ipynb #b662f088
 class OraclePairs:
     "Real frames of the miniworld with their hidden depth; an upper bound, never a method"
 
@@ -89,7 +114,10 @@ class OraclePairs:
         cfg: Config,  # real, with oracle switched on
     ) -> None:
         if not cfg.oracle:
-            raise InputError("setting oracle is False, expected True before hidden truth is read; set oracle=true")
+            raise InputError(
+                "setting oracle is False, expected True before hidden truth is read; "
+                "set oracle=true"
+            )
         self.clips = real_dataset(cfg)
         self.truth, self.size, self.far = RealTruth(Path(cfg.real).parent), cfg.size, cfg.max_depth
 
@@ -118,7 +146,7 @@ class OraclePairs:
             K=clip.K,
         )
 
-# %% ../../nbs/6_train/63_sources.ipynb #8cebda15
+# %% ../../nbs/6_train/63_sources.ipynb #8d1411e1
 def semantics_of(
     labels: Tensor | None,  # (B,H,W) int64 class, 255 = ignore
 ) -> Tensor | None:  # (B,12,H,W) one-hot, or None

@@ -63,10 +63,10 @@ def place(
     net: nn.Module,  # any network
     device: torch.device | str,  # where it shall live
 ) -> nn.Module:  # the same network
-    "Move a network, channels last in memory: faster convolutions, and the same bits wherever it is loaded"
+    "Move a network, channels last in memory: faster, and the same bits wherever it is loaded"
     return net.to(device, memory_format=torch.channels_last)
 
-# %% ../../nbs/6_train/60_state.ipynb #fbef2aff
+# %% ../../nbs/6_train/60_state.ipynb #ac6e051b
 def rate_factor(
     step: int,  # steps done
     steps: int,  # steps of the whole run
@@ -86,7 +86,7 @@ def set_rates(
         for group in optimiser.param_groups:
             group["lr"] = group["base_rate"] * factor
 
-# %% ../../nbs/6_train/60_state.ipynb #7b30ef49
+# %% ../../nbs/6_train/60_state.ipynb #3db700d0
 def save_weights(
     net: nn.Module,  # any network
     path: str | Path,  # ends in .safetensors
@@ -117,14 +117,19 @@ def load_weights(
     odd = sorted(found.keys() ^ want.keys())
     if odd:
         side = "in the file only" if odd[0] in found else "in the network only"
-        raise InputError(f"{path} is of another architecture: {odd[0]} is {side}; use the run's own config")
+        raise InputError(
+            f"{path} is of another architecture: {odd[0]} is {side}; use the run's own config"
+        )
     for name, value in want.items():
         if found[name].shape != value.shape:
             a, b = tuple(found[name].shape), tuple(value.shape)
-            raise InputError(f"{path} is of another width: {name} is {a}, the network has {b}; use the run's own config")
+            raise InputError(
+                f"{path} is of another width: {name} is {a}, the network has {b}; "
+                "use the run's own config"
+            )
     net.load_state_dict(found)
 
-# %% ../../nbs/6_train/60_state.ipynb #f2246505
+# %% ../../nbs/6_train/60_state.ipynb #bf22967f
 def save_checkpoint(
     state: TrainState,  # what to keep
     folder: str | Path,  # the run's `checkpoints` folder
@@ -162,7 +167,7 @@ def prune_checkpoints(
     for old in checkpoints(folder)[: -(keep + 1)]:
         remove(old)
 
-# %% ../../nbs/6_train/60_state.ipynb #bdcd805f
+# %% ../../nbs/6_train/60_state.ipynb #b6fbaa4a
 def load_checkpoint(
     state: TrainState,  # of the same architecture; takes everything over
     path: str | Path,  # one checkpoint folder
@@ -182,15 +187,17 @@ def load_checkpoint(
     try:
         training = torch.load(path / "training.pt", weights_only=True, map_location="cpu")
     except Exception as error:
-        raise InputError(f"{path / 'training.pt'} is damaged or not ours; use an earlier checkpoint") from error
+        raise InputError(
+            f"{path / 'training.pt'} is damaged or not ours; use an earlier checkpoint"
+        ) from error
     for name, optimiser in state.optimisers.items():
         optimiser.load_state_dict(training["optimisers"][name])
     for name, extra in state.extras.items():
         extra.load_state_dict(training["extras"][name])
     state.step = facts["step"]
 
-# %% ../../nbs/6_train/60_state.ipynb #565b52e8
-class frozen:  # noqa: N801 - reads as a statement: with frozen(net):
+# %% ../../nbs/6_train/60_state.ipynb #cfb4c334
+class frozen:
     "Within the block, what is computed sends no gradient into these networks' weights"
 
     def __init__(self, *nets: nn.Module) -> None:
