@@ -127,7 +127,7 @@ def run_real(
     )
     return result | {"text": table(lines, "text", "KITTI drive 0052, laser truth")}
 
-
+# %% ../../nbs/9_app/93_real.ipynb #54043392
 PAGE = (
     "S³Net on real video",
     "Taught by a rendered world, corrected by a thousand frames of KITTI, judged by laser scans.",

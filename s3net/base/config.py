@@ -24,9 +24,7 @@ class DataConfig:
     synthetic: str = "data/mini/vkitti2"  # folder of the synthetic side, Virtual KITTI 2 layout
     real: str = "data/mini/kitti_raw"  # folder of the real video
     real_format: str = "kitti_raw"  # layout of the real video: kitti_raw or kitti_odometry
-    real_drives: str = (
-        ""  # drives to train on, comma separated, or one sequence; empty = all but val, test
-    )
+    real_drives: str = ""  # drives, comma separated, or one sequence; empty = all but val, test
     real_frames: str = ""  # frames of an odometry sequence to train on, first:end; empty = all
     real_cameras: str = "2"  # colour cameras of KITTI raw, comma separated: 2 left, 3 right
     fix_cx: bool = False  # the odometry calib was scaled as cx*s: correct it on reading
@@ -44,16 +42,12 @@ class NetConfig:
 
     translator_width: int = 64  # first-layer channels of G (T2Net: 64)
     translator_blocks: int = 7  # residual blocks of G (T2Net: 7)
-    translator_residual: bool = (
-        False  # G paints a change on the image; for short trainings (T2Net: no)
-    )
+    translator_residual: bool = False  # G paints a change, for short trainings (T2Net: no)
     depth_net: str = "unet"  # f_T: unet, vgg or resnet50 (paper compares the three, keeps unet)
     depth_width: int = 64  # first-layer channels of f_T (T2Net: 64)
     discriminator_width: int = 64  # first-layer channels of D_R (T2Net: 64)
     pose_width: int = 16  # first-layer channels of Pose (SfMLearner: 16)
-    pose_translation: float = (
-        0.01  # metres of translation per unit of Pose's output (SfMLearner: 0.01)
-    )
+    pose_translation: float = 0.01  # metres for an output of 1 of Pose (SfMLearner: 0.01)
     pose_frames: int = 3  # frames Pose sees at once: 3, or 2 for one pair at a time (A20)
     segmenter_width: float = 1.0  # width multiplier of MobileNetV2 inside S_seg
     semantics: str = "none"  # label channels: none, depth (f_T only) or both (G and f_T)
@@ -73,9 +67,7 @@ class LossConfig:
     alpha_flow: float = 1.0  # alpha_flow of Eq. 4
     flow_form: str = "forward"  # Eq. 4: forward, or literal, which needs backward flow (A5)
     alpha_task: float = 100.0  # alpha_task of Eq. 7 (T2Net: 100)
-    alpha_task2: float = (
-        1.0  # alpha_task of Eq. 11, balanced against alpha_mask (A2); 0 = no teacher
-    )
+    alpha_task2: float = 1.0  # alpha_task of Eq. 11, balanced against alpha_mask (A2); 0 = none
     alpha_smooth: float = 0.1  # alpha_s of Eq. 6, on real images (T2Net: 0.1)
     alpha_feature: float = 0.0  # feature discriminator of T2Net, absent from Eq. 7 (A3; T2Net: 0.1)
     pool: int = 20  # translated images remembered for D_R (T2Net: 20)
@@ -106,9 +98,7 @@ class TrainConfig:
     lr_segmenter: float = 1e-4  # Adam rate of S_seg
     betas_gan: tuple[float, float] = (0.5, 0.9)  # Adam betas of G and D_R (T2Net)
     betas_depth: tuple[float, float] = (0.95, 0.999)  # Adam betas of f_T, Pose and S_seg (T2Net)
-    decay_from: float = (
-        0.6  # share of the steps after which rates fall linearly to 0 (CycleGAN form)
-    )
+    decay_from: float = 0.6  # share of steps after which rates fall linearly to 0 (CycleGAN)
     clip_gradient: float = 0.0  # largest gradient norm of a step, 0 = no clipping
     precision: str = "no"  # no (float32) or bf16, through accelerate
     device: str = "auto"  # auto, cpu or cuda
@@ -118,9 +108,7 @@ class TrainConfig:
     checkpoint_every: int = 500  # steps between checkpoints; the last step always writes one
     evaluate_every: int = 0  # steps between evaluations on `evaluate_on`, 0 = none
     evaluate_on: str = ""  # JSON list of frames below `real` to evaluate on while training
-    oracle: bool = (
-        False  # supervise on the real side's hidden truth: an upper bound, miniworld only
-    )
+    oracle: bool = False  # supervise on the hidden truth: an upper bound, miniworld only
     keep: int = 2  # checkpoints kept besides the last
     segmenter_run: str = ""  # run folder of a trained S_seg (phase 1, and semantics)
     phase1_run: str = ""  # run folder of a finished phase 1 (phase 2)
@@ -167,7 +155,7 @@ _RANGES = (
     ),
 )
 
-
+# %% ../../nbs/0_base/01_config.ipynb #aca11fb9
 @dataclass(frozen=True)
 class Config(TrainConfig, LossConfig, NetConfig, DataConfig):
     "Every setting of a run; `config.json` holds exactly this"
@@ -199,13 +187,15 @@ class Config(TrainConfig, LossConfig, NetConfig, DataConfig):
         "(height, width) of the network input"
         return self.height, self.width
 
-# %% ../../nbs/0_base/01_config.ipynb #d0285e11
+# %% ../../nbs/0_base/01_config.ipynb #df180a24
 _NARROW = dict(  # what both small presets share
     translator_residual=True,
     photometric_scales=1,
     pose_translation=1.0,
     alpha_task=10.0,
     alpha_identity=10.0,
+    alpha_seg=0.3,
+    alpha_flow=10.0,
     alpha_smooth=0.01,
     alpha_task2=0.2,
     lr_translator=5e-4,
@@ -219,7 +209,7 @@ _NARROW = dict(  # what both small presets share
 _LESSON = dict(synthetic="data/lesson/vkitti2", real="data/lesson/kitti_raw")
 _OFTEN = dict(log_every=1, snapshot_every=2, checkpoint_every=2)
 
-# %% ../../nbs/0_base/01_config.ipynb #7f5e3daf
+# %% ../../nbs/0_base/01_config.ipynb #f18bedc1
 def _widths(translator: int, depth: int, discriminator: int, blocks: int) -> dict[str, int]:
     "First-layer channels of the three large networks"
     return dict(
@@ -251,7 +241,7 @@ def preset(
         raise InputError(f"preset {name!r} is unknown, expected one of {', '.join(PRESETS)}")
     return with_changes(Config(**PRESETS[name], preset=name), changes)
 
-# %% ../../nbs/0_base/01_config.ipynb #f18bedc1
+# %% ../../nbs/0_base/01_config.ipynb #e482b239
 def nearest(
     name: str,  # what was typed
     known: Iterable[str],  # what could have been meant
@@ -274,7 +264,7 @@ def with_changes(
         typed[name] = _read(name, value, type(getattr(cfg, name)))
     return dataclasses.replace(cfg, **typed)
 
-
+# %% ../../nbs/0_base/01_config.ipynb #d57c4920
 def override(
     cfg: Config,  # where to start
     words: Iterable[str],  # "key=value" as typed
@@ -288,7 +278,7 @@ def override(
         changes[name.strip()] = value.strip()
     return with_changes(cfg, changes)
 
-# %% ../../nbs/0_base/01_config.ipynb #ba9f36e3
+# %% ../../nbs/0_base/01_config.ipynb #92d78688
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -314,7 +304,7 @@ def _read(
             f"setting {name} is {value!r}, expected {want.get(kind, 'a number')}"
         ) from error
 
-# %% ../../nbs/0_base/01_config.ipynb #92d78688
+# %% ../../nbs/0_base/01_config.ipynb #54f04bb6
 def to_dict(cfg: Config) -> dict:  # plain values for JSON
     "A configuration as a dictionary, field by field"
     return dataclasses.asdict(cfg)
@@ -333,7 +323,7 @@ def differences(
     left, right = to_dict(a), to_dict(b)
     return {k: (left[k], right[k]) for k in left if left[k] != right[k]}
 
-# %% ../../nbs/0_base/01_config.ipynb #7291c262
+# %% ../../nbs/0_base/01_config.ipynb #061af5d8
 def describe() -> list[tuple[str, str, str]]:  # (name, default, what it means)
     "Every setting with its default and the comment beside it"
     rows = []

@@ -97,7 +97,10 @@ _STYLE += "".join(f".c{k}{{color:var(--c{k})}}" for k in range(8))
 def _plain_table(lines: Sequence[Mapping[str, object]], title: str) -> str:
     "A table of plain dictionaries, one a line, columns in order of appearance"
     columns = list(dict.fromkeys(key for line in lines for key in line))
-    show = lambda v: html.escape(f"{v:.4g}" if isinstance(v, float) else str(v))
+
+    def show(value: object) -> str:
+        return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+
     head = "".join(f"<th>{html.escape(str(c))}</th>" for c in columns)
     body = "".join(
         f"<tr><th>{show(line.get(columns[0], ''))}</th>"

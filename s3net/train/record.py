@@ -309,7 +309,7 @@ def standard_hooks(
         ProgressHook(title, cfg.steps, step),
     ]
 
-
+# %% ../../nbs/6_train/62_record.ipynb #b7fb142b
 def newest(
     folder: str | Path,  # such as `runs`
 ) -> Iterator[Run]:  # the run folders below it, newest first
