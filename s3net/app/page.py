@@ -22,7 +22,14 @@ from ..eval.report import Page
 from ..eval.tables import Row
 from ..losses.objective import self_supervision
 from ..show.clouds import depth_to_cloud
-from ..show.pictures import colour_depth, colour_mask, to_uint8
+from s3net.show.pictures import (
+    colour_depth,
+    colour_mask,
+    depth_legend,
+    panel,
+    save_picture,
+    to_uint8,
+)
 from ..train.models import load_given, load_model, load_net, weight_file
 from ..train.phase2 import Phase2, clip_inputs, phase2_state
 from ..train.record import Run, curves, read_metrics
@@ -157,7 +164,7 @@ def demo_page(
     truth: RealTruth | None,  # dense truth to show
     words: tuple[str, str] = DEMO_WORDS,  # title and lead of the page
 ) -> Path:  # report.html
-    "Write the page of a demo"
+    "Write the page of a demo, and depth.png, its rows of depth as one picture"
 
     def there(*names: str) -> list[str]:
         return [n for n in names if (out / n / "config.json").is_file()]
@@ -174,7 +181,9 @@ def demo_page(
     page.pictures(translated_rows({TITLES[n]: out / n for n in there("t2net", "phase1")}))
     page.section("Depth", "Test frames of scenes that no row has trained on.")
     kept = {TITLES[n]: out / n for n in there("no_translation", "t2net", "s3net", "oracle")}
-    page.pictures(depth_rows(kept, samples, truth), legend=(1.0, 80.0))
+    depths = depth_rows(kept, samples, truth)
+    save_picture(out / "depth.png", panel(depths, legend=depth_legend()))
+    page.pictures(depths, legend=(1.0, 80.0))
     page.section(
         "Masks",
         "Eq. 10 leaves out what camera motion over a rigid world cannot explain, both ways.",
