@@ -162,8 +162,10 @@ def segment(
 
     @torch.no_grad()
     def predict(images: Tensor) -> Tensor:
-        segmenter.eval()
-        return segmenter(images.to(device)).argmax(1).cpu()
+        was = segmenter.training
+        labels = segmenter.eval()(images.to(device)).argmax(1).cpu()
+        segmenter.train(was)
+        return labels
 
     return predict
 
