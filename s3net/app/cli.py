@@ -73,7 +73,7 @@ def train(
     if kind not in RUNS:
         raise InputError(f"kind {kind!r} is unknown, expected one of {', '.join(RUNS)}")
     cfg = override(preset(start), settings or [])
-    made = RUNS[kind](cfg, out, resume, evaluation_hooks(cfg, out))
+    made = RUNS[kind](cfg, out, resume, () if kind == "segmenter" else evaluation_hooks(cfg, out))
     typer.echo(f"{'finished' if made.finished() else 'stopped'}: {made.path}")
 
 # %% ../../nbs/9_app/99_cli.ipynb #c357949a

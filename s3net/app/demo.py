@@ -78,7 +78,7 @@ def demo_jobs(
     first = S3NET | {"segmenter_run": str(folder["segmenter"])}
     second = S3NET | {"phase1_run": str(folder["phase1"])}
     jobs = [
-        job("segmenter", "segmenter", plan.segmenter_steps),
+        job("segmenter", "segmenter", plan.segmenter_steps, evaluate_every=0),
         job("phase1", "t2net", n, **T2NET),
         job("phase1", "phase1", plan.phase1_steps, ["segmenter"], **first),
         job("phase2", "s3net", plan.phase2_steps, ["phase1"], **second),

@@ -146,6 +146,7 @@ DEMO_WORDS = (
     "Every part of the paper, trained and measured on scenes whose truth is known.",
 )
 
+_PLAIN = str.maketrans("²³", "23")  # the caption's font has no superscripts
 TITLES = {
     "no_translation": "no translation",
     "t2net": "T²Net-like",
@@ -155,7 +156,7 @@ TITLES = {
     "oracle": "oracle",
 }
 
-
+# %% ../../nbs/9_app/91_page.ipynb #3af6408b
 def demo_page(
     out: Path,  # folder of the demo's runs
     rows: Sequence[Row],  # of the table
@@ -182,7 +183,8 @@ def demo_page(
     page.section("Depth", "Test frames of scenes that no row has trained on.")
     kept = {TITLES[n]: out / n for n in there("no_translation", "t2net", "s3net", "oracle")}
     depths = depth_rows(kept, samples, truth)
-    save_picture(out / "depth.png", panel(depths, legend=depth_legend()))
+    plain = [{k.translate(_PLAIN): v for k, v in row.items()} for row in depths]
+    save_picture(out / "depth.png", panel(plain, legend=depth_legend()))
     page.pictures(depths, legend=(1.0, 80.0))
     page.section(
         "Masks",

@@ -164,7 +164,7 @@ def curves(
                 values.append(value * weight)
     return found
 
-
+# %% ../../nbs/6_train/62_record.ipynb #900d9005
 class MetricsHook:
     "Append a record to metrics.jsonl every `every` steps"
 
@@ -194,7 +194,7 @@ class MetricsHook:
         with open(self.file, "a", encoding="utf-8") as f:
             f.write(json.dumps(record) + "\n")
 
-# %% ../../nbs/6_train/62_record.ipynb #557913fd
+# %% ../../nbs/6_train/62_record.ipynb #6c62b784
 def picture(
     name: str,  # of the map; its first word says what it is
     x: Tensor,  # (C,H,W) or (H,W)
@@ -241,7 +241,7 @@ def snapshots(
     folders = sorted(Path(path).glob("snapshots/" + "[0-9]" * 8))
     return {int(f.name): {p.stem: p for p in sorted(f.iterdir())} for f in folders}
 
-# %% ../../nbs/6_train/62_record.ipynb #53072782
+# %% ../../nbs/6_train/62_record.ipynb #7cc8827d
 class CheckpointHook:
     "Write a checkpoint every `every` steps and at the end; keep the newest few"
 
@@ -271,7 +271,11 @@ class ProgressHook:
             shown = {n: f"{r.total.item():.3f}" for n, r in event.reports.items()}
             self.bar.set_postfix(shown, refresh=False)
         if event.last:
-            self.bar.close()
+            self.close()
+
+    def close(self) -> None:
+        "End the bar's line, so that what is said next stands on its own"
+        self.bar.close()
 
 
 def asked_to_stop(
@@ -294,7 +298,7 @@ def restore(
         load_checkpoint(state, found[-1])
     return state.step
 
-# %% ../../nbs/6_train/62_record.ipynb #d034127d
+# %% ../../nbs/6_train/62_record.ipynb #b7fb142b
 def standard_hooks(
     run: Run,  # where to write
     cfg: Config,  # intervals
@@ -309,7 +313,7 @@ def standard_hooks(
         ProgressHook(title, cfg.steps, step),
     ]
 
-# %% ../../nbs/6_train/62_record.ipynb #b7fb142b
+# %% ../../nbs/6_train/62_record.ipynb #62ee3194
 def newest(
     folder: str | Path,  # such as `runs`
 ) -> Iterator[Run]:  # the run folders below it, newest first

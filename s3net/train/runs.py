@@ -92,14 +92,16 @@ def execute(
         if done >= cfg.steps:
             return run
         (run.path / "STOP").unlink(missing_ok=True)
-        train(
-            phase,
-            cfg,
-            make_accelerator(cfg),
-            [*standard_hooks(run, cfg, done, title), *hooks],
-            stop=lambda: phase.state.step == until or asked_to_stop(run),
-            on_bad=lambda step: save_batches(phase, run, step),
-        )
+        standard = standard_hooks(run, cfg, done, title)
+        with contextlib.closing(standard[-1]):  # the bar ends its line, whatever happens
+            train(
+                phase,
+                cfg,
+                make_accelerator(cfg),
+                [*standard, *hooks],
+                stop=lambda: phase.state.step == until or asked_to_stop(run),
+                on_bad=lambda step: save_batches(phase, run, step),
+            )
     return run
 
 
