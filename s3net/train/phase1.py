@@ -20,6 +20,7 @@ from ..losses.adversarial import critic_adversarial
 from ..losses.flow import RigidTruth, flow_mask
 from ..losses.objective import Report, Term, phase1_objective, phase1_weights, weighted_sum
 from ..losses.semantic import segmentation_loss
+from ..nets.depth import to_metres
 from ..nets.discriminator import ImagePool, clamp_weights
 from .loop import Update
 from .networks import build_nets, needs_segmenter
@@ -128,7 +129,7 @@ def metres_of(
     cfg: Config,  # max_depth
 ) -> Tensor:  # (B,1,H,W) metres, detached
     "Depth for pictures"
-    return ((coded.detach() + 1) * (cfg.max_depth / 2)).clamp_min(0.01)
+    return to_metres(coded.detach(), cfg.max_depth)
 
 # %% ../../nbs/6_train/66_phase1.ipynb #172136d7
 def untranslated(
