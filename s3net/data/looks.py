@@ -162,7 +162,7 @@ CLONE = Look(
         ("asphalt", (0.42, 0.42, 0.44)),
         ("paving", (0.6, 0.58, 0.55)), ("grass", (0.36, 0.52, 0.2)),
     ),
-    sun=(0.62, 0.6, 0.54), sky_light=(0.46, 0.48, 0.5), shadow=0.6, haze=1500.0,
+    sun=(0.95, 0.9, 0.78), sky_light=(0.4, 0.42, 0.45), shadow=0.75, haze=1500.0,
     horizon=(0.75, 0.85, 0.98), zenith=(0.32, 0.55, 0.95),
 )  # fmt: skip
 LOOKS = {
@@ -173,7 +173,7 @@ LOOKS = {
         horizon=(0.8, 0.82, 0.85), zenith=(0.66, 0.7, 0.76),
     ),
     "morning": replace(
-        CLONE, sun=(0.75, 0.55, 0.36), sky_light=(0.36, 0.36, 0.42), shadow=0.8,
+        CLONE, sun=(1.1, 0.8, 0.5), sky_light=(0.36, 0.36, 0.42), shadow=0.8,
         horizon=(0.98, 0.86, 0.7), zenith=(0.5, 0.62, 0.85),
     ),
     "fog": replace(

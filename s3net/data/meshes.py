@@ -91,11 +91,11 @@ def faces(
     tint: tuple = (0.5, 0.5, 0.5),  # colour in [0,1]
 ) -> Mesh:  # fans of triangles
     "Convex polygons as a mesh; texture coordinates lie in each polygon's plane"
-    fans = [
-        np.stack([p[[0, i, i + 1]] for i in range(1, len(p) - 1)])
-        for p in map(np.asarray, polygons)
-    ]
-    corners = np.concatenate(fans).astype(float)
+    fans = {k: np.array([(0, i, i + 1) for i in range(1, k - 1)]) for k in set(map(len, polygons))}
+    if len(fans) == 1:  # all alike: one step for all of them
+        corners = np.asarray(polygons, float)[:, fans[len(polygons[0])]].reshape(-1, 3, 3)
+    else:
+        corners = np.concatenate([np.asarray(p, float)[fans[len(p)]] for p in polygons])
     count = len(corners)
     ids = (CLASSES.index(label), MATERIALS.index(material))
     full = [np.full(count, i, np.uint8) for i in ids]

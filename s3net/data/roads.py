@@ -68,7 +68,7 @@ def make_road(
     middle = heading - bend * 0.25
     points = np.cumsum(0.5 * np.stack([np.cos(middle), np.sin(middle)], 1), 0)
     points -= points[int(before * 2)]
-    return Road(points, heading, -before, float(rng.uniform(6.2, 9.4)))
+    return Road(points, heading, -before, float(rng.uniform(7.6, 10.4)))
 
 # %% ../../nbs/3_data/312_roads.ipynb #7e53d183
 def ribbon(

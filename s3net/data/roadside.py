@@ -50,7 +50,7 @@ def any_car(
 ) -> Mesh:
     "One of the cars, vans and (seldom) trucks, in one of the paints"
     draw = rng.random()
-    if draw < 0.07:
+    if draw < 0.03:
         return truck(
             _pick(rng, _PAINTS), _pick(rng, ((0.8, 0.8, 0.78), (0.7, 0.5, 0.1), (0.2, 0.35, 0.6)))
         )
@@ -88,7 +88,7 @@ class _Placer:
 def _houses(to: _Placer, span: tuple, side: int, edge: float):
     "A row of houses, or houses in gardens"
     rng, s = to.rng, span[0]
-    garden, rows = rng.uniform(0.5, 7), rng.random() < 0.45
+    garden, rows = rng.uniform(0.5, 4), rng.random() < 0.45
     while s < span[1]:
         length, height = _pick(rng, (9.6, 14.4)), _pick(rng, (3.2, 6.0, 6.0, 8.8, 11.6))
         rise = 0 if rng.random() < 0.15 else rng.uniform(2, 4)
@@ -106,12 +106,12 @@ def _houses(to: _Placer, span: tuple, side: int, edge: float):
 def _fence(to: _Placer, span: tuple, left: float):
     "A hedge, a wall, or nothing"
     draw, length, middle = to.rng.random(), span[1] - span[0] - 1.5, (span[0] + span[1]) / 2
-    if draw < 0.35:
+    if draw < 0.45:
         size = (length, 0.7, to.rng.uniform(0.9, 1.8))
         to.put(
             box(size, (0, 0, 0), "vegetation", "leaves", (0.3, 0.45, 0.18)), middle, left, size[:2]
         )
-    elif draw < 0.65:
+    elif draw < 0.75:
         size = (length, 0.25, to.rng.uniform(0.5, 1.2))
         to.put(
             box(size, (0, 0, 0), "building", "paving", (0.6, 0.57, 0.52)), middle, left, size[:2]
@@ -121,7 +121,7 @@ def _fence(to: _Placer, span: tuple, left: float):
 def _park(to: _Placer, span: tuple, side: int, edge: float):
     "Trees and bushes, fewer the farther from the road"
     for s in np.arange(*span, 3.0):
-        to.plant(s + to.rng.uniform(0, 3), side * (edge + 1 + to.rng.exponential(4.5)))
+        to.plant(s + to.rng.uniform(0, 3), side * (edge + 1 + to.rng.exponential(3.0)))
 
 
 def _barrier(to: _Placer, span: tuple, side: int, edge: float):
@@ -135,7 +135,7 @@ def _backdrop(to: _Placer, side: int):
     "Houses and large trees far from the road"
     rng = to.rng
     for s in np.arange(to.road.start, to.road.end + 60, 7.0):
-        left = side * rng.uniform(24, 90)
+        left = side * rng.uniform(18, 70)
         if rng.random() < 0.25:
             size = (14.4, 9.6, _pick(rng, (6.0, 8.8, 11.6)))
             mesh = house(size, _pick(rng, _WALLS), _pick(rng, _ROOFS), rng.uniform(2, 4))
@@ -225,7 +225,7 @@ def _park_cars(rng: Generator, road: Road, crossings: list) -> list:
     parts = []
     for side in (-1, 1):
         dense, s = rng.uniform(0.1, 0.85), road.start + 5
-        if road.width < 8 and side > 0:
+        if road.width < 8.6 and side > 0:
             dense = 0.0
         while s < road.end - 5:
             mesh = any_car(rng)
@@ -233,7 +233,7 @@ def _park_cars(rng: Generator, road: Road, crossings: list) -> list:
             near = any(abs(s - c) < 9 for c, k in crossings if k == side)
             if rng.random() < dense and not near:
                 x, y, h = road.at(
-                    s + length / 2, side * (road.width / 2 - 0.45 - 0.2 * rng.random())
+                    s + length / 2, side * (road.width / 2 - 0.25 - 0.2 * rng.random())
                 )
                 turn = rng.normal(0, 0.02) + (0 if side < 0 or rng.random() < 0.3 else np.pi)
                 parts.append(mesh.moved(pose(x, y, 0, h + turn)))
@@ -246,7 +246,7 @@ def build_street(
     road: Road,  # the main road
 ) -> Mesh:  # all that never moves
     "Ground, houses, plants, street furniture and parked cars along a road"
-    plan, walk = Plan(), float(rng.uniform(1.5, 2.6))
+    plan, walk = Plan(), float(rng.uniform(1.2, 2.2))
     stops = np.arange(road.start + 30, road.end, 45) + rng.uniform(0, 30)
     crossings = [(float(s), int(rng.choice([-1, 1]))) for s in stops if rng.random() < 0.4]
     parts = _ground(rng, road, plan, crossings, walk) + _park_cars(rng, road, crossings)
@@ -255,7 +255,7 @@ def build_street(
         if rng.random() < 0.5:
             x, y, h = road.at(s - 5, -(edge - 0.5))
             parts.append(traffic_light().moved(pose(x, y, 0.12, h)))
-    zones = (_houses, _houses, _houses, _park, _barrier)
+    zones = (_houses, _houses, _houses, _houses, _park, _barrier)
     for side in (-1, 1):
         s = road.start
         while s < road.end:

@@ -136,10 +136,10 @@ class Scene:
 
 # %% ../../nbs/3_data/314_scene.ipynb #e28972d9
 def _lane(road: Road, own: bool) -> float:
-    "Middle between the axis and the parked cars or the kerb, metres to the left of the axis"
+    "Where a lane is driven, nearer to the axis than to parked cars, metres to the left of the axis"
     if own:
-        return 0.7 - road.width / 4
-    return road.width / 4 - (0.7 if road.width >= 8 else 0)
+        return 1.15 - 0.235 * road.width
+    return road.width / 4 + (-0.4 if road.width >= 8.6 else 0.2)
 
 
 def make_scene(

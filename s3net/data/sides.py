@@ -32,24 +32,27 @@ class World:
     "How much of everything"
 
     size: tuple = (64, 192)  # (height, width) of all pictures
-    scenes: int = 48  # synthetic scenes
+    scenes: int = 96  # synthetic scenes
     frames: int = 5  # of each synthetic clip, 10 a second
-    conditions: int = 2  # looks of each synthetic scene: clone and others in turn
-    drives: int = 16  # real drives for training
-    drive_frames: int = 30  # of each, 10 a second
-    val_drives: int = 7  # of 6 frames, 2.5 a second
-    test_drives: int = 16  # of 6 frames, 2.5 a second
+    conditions: int = 1  # looks of each synthetic scene: one in turn, or clone and others
+    drives: int = 40  # real drives for training
+    drive_frames: int = 12  # of each, 10 a second
+    val_drives: int = 16  # to choose settings on
+    test_drives: int = 32  # to be judged on
+    held_frames: int = 3  # of each val and test drive, 2.5 a second
     split: int = 2  # rays along each side of a pixel
 
 
 WORLDS = {
-    "lesson": World(scenes=3, frames=4, drives=3, drive_frames=5, val_drives=1, test_drives=1),
+    "lesson": World(
+        scenes=3, frames=4, conditions=2, drives=3, drive_frames=5, val_drives=1, test_drives=1,
+        held_frames=6,
+    ),
     "mini": World(),
     "small": World(
-        size=(128, 416), scenes=150, frames=8, drives=40, drive_frames=40, val_drives=10,
-        test_drives=25,
+        size=(128, 416), scenes=300, conditions=2, drives=120, drive_frames=14, test_drives=64,
     ),
-    "kitti": World(size=(192, 640), scenes=200, frames=5, drives=0, val_drives=0, test_drives=0),
+    "kitti": World(size=(192, 640), scenes=400, frames=4, drives=0, val_drives=0, test_drives=0),
 }  # fmt: skip
 
 # %% ../../nbs/3_data/319_sides.ipynb #719cf013
@@ -82,14 +85,15 @@ def world_jobs(
     "All clips and drives of a world"
     jobs, extra = [], ("overcast", "morning", "fog")
     for k in range(world.scenes):
-        looks = ("clone", *(extra[(k + j) % 3] for j in range(world.conditions - 1)))
+        more = [extra[(k + j) % 3] for j in range(world.conditions - 1)]
+        looks = ("clone", *more) if more else (("clone", *extra)[k % 4],)
         jobs.append(
             Job("synthetic", f"Scene{k + 1:03d}", _KIND_CYCLE[k % 8], k, world.frames, 0.1, looks)
         )
     plan = [
         ("train", 0, world.drives, world.drive_frames, 0.1),
-        ("val", 400, world.val_drives, 6, 0.4),
-        ("test", 700, world.test_drives, 6, 0.4),
+        ("val", 400, world.val_drives, world.held_frames, 0.4),
+        ("test", 700, world.test_drives, world.held_frames, 0.4),
     ]
     for part, first, count, frames, step in plan:
         for k in range(count):
