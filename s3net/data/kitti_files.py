@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Calib', 'KITTI_OFFSETS', 'read_calib', 'write_calib', 'calib_matrix', 'rigid', 'read_date_calib', 'write_date_calib',
            'read_velodyne', 'write_velodyne', 'lidar_depth', 'oxts_to_poses', 'poses_to_oxts_lines', 'read_oxts',
-           'camera_poses', 'read_poses', 'write_poses', 'raw_file']
+           'camera_poses', 'read_poses', 'write_poses', 'read_times', 'write_odometry_text', 'raw_file', 'drive_poses']
 
 # %% ../../nbs/3_data/34_kitti_files.ipynb #214dacfb
 from collections.abc import Mapping
@@ -30,9 +30,11 @@ def read_calib(
     for line in path.read_text(errors="replace").splitlines():
         key, _, rest = line.partition(":")
         try:
-            table[key.strip()] = np.array([float(v) for v in rest.split()])
+            numbers = np.array([float(v) for v in rest.split()])
         except ValueError:
             continue  # calib_time holds a date
+        if not np.array_equal(table.setdefault(key.strip(), numbers), numbers, equal_nan=True):
+            raise InputError(f"{path} has two different rows {key}; expected one, unpack it again")
     return table
 
 
@@ -73,6 +75,14 @@ def rigid(
     return T
 
 
+def _rotation(table: Calib, key: str, path: Path) -> np.ndarray:
+    "A 3x3 entry that must be a rotation"
+    R = calib_matrix(table, key, (3, 3), path)
+    if np.abs(R @ R.T - np.eye(3)).max() > 1e-3 or np.linalg.det(R) < 0:
+        raise InputError(f"{path} has a {key} that is no rotation; unpack the file again")
+    return R
+
+
 def read_date_calib(
     folder: Path | str,  # <root>/2011_09_26
 ) -> Calib:  # cam_to_cam plus R_rect_00 (4,4), T_cam_velo (4,4) and, if there, T_velo_imu (4,4)
@@ -80,13 +90,15 @@ def read_date_calib(
     folder = Path(folder)
     path = folder / "calib_cam_to_cam.txt"
     table = read_calib(path)
-    table["R_rect_00"] = rigid(calib_matrix(table, "R_rect_00", (3, 3), path), np.zeros(3))
+    table["R_rect_00"] = rigid(_rotation(table, "R_rect_00", path), np.zeros(3))
     links = {"T_cam_velo": "calib_velo_to_cam.txt", "T_velo_imu": "calib_imu_to_velo.txt"}
     for key, name in links.items():
         path = folder / name
         if key == "T_cam_velo" or path.is_file():
             parts = read_calib(path)
-            R, T = calib_matrix(parts, "R", (3, 3), path), calib_matrix(parts, "T", (3,), path)
+            R, T = _rotation(parts, "R", path), calib_matrix(parts, "T", (3,), path)
+            if np.abs(T).max() > 10:
+                raise InputError(f"{path} has T {T.tolist()}; expected metres on a car, unpack it")
             table[key] = rigid(R, T)
     return table
 
@@ -127,9 +139,15 @@ def read_velodyne(
             f"{path} has {path.stat().st_size} bytes; expected 16 for each point, copy it again"
         )
     points = np.fromfile(path, dtype="<f4").reshape(-1, 4)
-    if not np.isfinite(points).all():
-        raise InputError(f"{path} holds points that are not finite; expected metres, copy it again")
+    if not (np.abs(points[:, :3]) < _FARTHEST).all() or not np.isfinite(points[:, 3]).all():
+        raise InputError(
+            f"{path} holds points that are not finite or {_FARTHEST} m away; expected metres "
+            "within a laser's reach, copy it again"
+        )
     return points
+
+
+_FARTHEST = 250  # metres; the scanner itself reaches 120
 
 
 def write_velodyne(
@@ -159,6 +177,11 @@ def lidar_depth(
             "kitti or plain, correct the spelling"
         )
     P = calib_matrix(calib, f"P_rect_0{camera}", (3, 4), "calib_cam_to_cam.txt")
+    if np.abs(P[:, 3]).max() > 2 * P[0, 0]:
+        raise InputError(
+            f"calib_cam_to_cam.txt has a P_rect_0{camera} that shifts by more than 2 m; expected "
+            "the width of a car, unpack it again"
+        )
     places = points[points[:, 0] >= 0].astype(np.float64)
     places[:, 3] = 1
     seen = places @ (P @ calib["R_rect_00"] @ calib["T_cam_velo"]).T
@@ -217,15 +240,31 @@ def poses_to_oxts_lines(
 def read_oxts(
     folder: Path | str,  # <drive>/oxts/data
 ) -> np.ndarray:  # (N,30), in the order of the frame numbers
-    "All lines of a drive's position sensor"
-    files = sorted(Path(folder).glob("*.txt"))
+    "All lines of a drive's position sensor; a gap would shift all that follows, so it is an error"
+    found = Path(folder).glob("*.txt")
+    files = sorted(f for f in found if f.stem.isdecimal() and f.is_file())
     rows = [f.read_text(errors="replace").split() for f in files]
-    bad = next((f for f, row in zip(files, rows) if len(row) != 30), None)
+    bad = next((f for f, row in zip(files, rows) if not _is_oxts(row)), None)
     if bad is not None or not files:
         raise InputError(
-            f"{bad or folder} holds no line of 30 numbers; expected KITTI's oxts, unpack it again"
+            f"{bad or folder} holds no line of 30 numbers, a place on earth and three angles; "
+            "expected KITTI's oxts, unpack it again"
         )
+    numbers = [int(f.stem) for f in files]
+    gap = next((a + 1 for a, b in zip(numbers, numbers[1:]) if b != a + 1), None)
+    if gap is not None:
+        raise InputError(f"{folder} lacks frame {gap}; expected every frame, unpack oxts again")
     return np.array(rows, dtype=np.float64)
+
+
+def _is_oxts(words: list[str]) -> bool:
+    "30 numbers, of which the first six can be a pose"
+    try:
+        row = np.array(words, dtype=np.float64)
+    except ValueError:
+        return False
+    most = np.array([89, 180, 9000, 7, 7, 7])  # degrees, degrees, metres, radians
+    return row.size == 30 and bool(np.isfinite(row).all() and (np.abs(row[:6]) <= most).all())
 
 # %% ../../nbs/3_data/34_kitti_files.ipynb #b14e8b44
 def camera_poses(
@@ -243,19 +282,34 @@ def read_poses(
     path: Path | str,  # poses/00.txt
 ) -> np.ndarray:  # (N,4,4) float64, camera of frame k -> camera of frame 0, metres
     "A trajectory in KITTI odometry's form: 12 numbers a line"
+    rows = _number_rows(path, 12)
+    poses = np.tile(np.eye(4), (len(rows), 1, 1))
+    poses[:, :3] = rows.reshape(-1, 3, 4)
+    turn = poses[:, :3, :3]
+    off = np.abs(turn @ turn.transpose(0, 2, 1) - np.eye(3)).max((1, 2)) > 1e-2
+    if (off | (np.linalg.det(turn) < 0)).any():
+        line = int(np.argmax(off | (np.linalg.det(turn) < 0))) + 1
+        raise InputError(f"{path} line {line} is no rigid motion; expected [R t], copy it again")
+    return poses
+
+
+def _number_rows(path: Path | str, count: int) -> np.ndarray:
+    "A text file of `count` finite numbers a line, (N,count) float64"
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist; expected 12 numbers a line, unpack the poses")
-    try:
-        rows = np.array([line.split() for line in path.read_text().splitlines()], dtype=np.float64)
-        rows = rows.reshape(-1, 3, 4)
-    except ValueError as error:
-        raise InputError(
-            f"{path} is damaged ({error}); expected 12 numbers a line, copy it again"
-        ) from error
-    poses = np.tile(np.eye(4), (len(rows), 1, 1))
-    poses[:, :3] = rows
-    return poses
+        raise InputError(f"{path} does not exist; expected {count} number(s) a line, unpack it")
+    lines = path.read_text(errors="replace").rstrip().split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = np.array(line.split(), dtype=np.float64)
+        except ValueError:
+            row = np.empty(0)
+        if row.size != count or not np.isfinite(row).all():
+            raise InputError(
+                f"{path} line {number} is {line[:40]!r}; expected {count} finite number(s), copy "
+                "the file again"
+            )
+    return np.array([line.split() for line in lines], dtype=np.float64)
 
 
 def write_poses(
@@ -266,6 +320,41 @@ def write_poses(
     lines = [" ".join(f"{v:.12e}" for v in pose[:3].ravel()) for pose in np.asarray(poses)]
     with atomic_path(path) as part:
         part.write_text("\n".join(lines) + "\n")
+
+# %% ../../nbs/3_data/34_kitti_files.ipynb #946f624a
+def read_times(
+    path: Path | str,  # sequences/00/times.txt
+) -> np.ndarray:  # (N,) float64 seconds since the first frame
+    "When each frame of a sequence was taken"
+    times = _number_rows(path, 1)[:, 0]
+    odd = (np.diff(times) <= 0) | (np.diff(times) > 60)
+    if odd.any():
+        line = int(np.argmax(odd)) + 2
+        raise InputError(
+            f"{path} line {line} is {times[line - 1] - times[line - 2]:g} s after the one before; "
+            "expected up to a minute and never backwards, copy it again"
+        )
+    return times
+
+
+def write_odometry_text(
+    root: Path | str,  # folder that gets sequences/ and poses/
+    sequence: str,  # "00"
+    K: np.ndarray,  # (3,3) pixels, shared by the rectified cameras
+    T_cam_velo: np.ndarray,  # (4,4) laser -> camera 0, metres
+    poses: np.ndarray,  # (N,4,4) camera 0 of frame k -> camera 0 of frame 0, metres
+    times: np.ndarray,  # (N,) seconds
+    offsets: Mapping[int, float] | None = None,  # camera -> metres added to x; default KITTI's
+) -> None:
+    "Write calib.txt, times.txt and the poses of one sequence"
+    shifts = {c: np.array([[1, 0, 0, x], [0, 1, 0, 0], [0, 0, 1, 0]])
+              for c, x in (KITTI_OFFSETS if offsets is None else offsets).items()}  # fmt: skip
+    table = {f"P{c}": np.asarray(K, np.float64) @ shift for c, shift in shifts.items()}
+    folder = Path(root) / "sequences" / sequence
+    write_calib(folder / "calib.txt", table | {"Tr": np.asarray(T_cam_velo)[:3]})
+    with atomic_path(folder / "times.txt") as part:
+        part.write_text("".join(f"{t:.6e}\n" for t in np.asarray(times)))
+    write_poses(Path(root) / "poses" / f"{sequence}.txt", poses)
 
 # %% ../../nbs/3_data/34_kitti_files.ipynb #189c8211
 def raw_file(
@@ -279,3 +368,12 @@ def raw_file(
     folder = {"velodyne": "velodyne_points", "oxts": "oxts"}.get(kind, f"image_0{kind}")
     ending = {"velodyne": ".bin", "oxts": ".txt"}.get(kind, suffix)
     return Path(root) / drive[:10] / drive / folder / "data" / f"{frame:010d}{ending}"
+
+# %% ../../nbs/3_data/34_kitti_files.ipynb #ecf73430
+def drive_poses(
+    root: Path | str,  # folder that holds 2011_09_26, ...
+    drive: str,  # "2011_09_26_drive_0052_sync"
+) -> np.ndarray:  # (N,4,4) float64, rectified camera 0 of frame k -> of the first frame
+    "A raw drive's path, from its position sensor"
+    rows = read_oxts(raw_file(root, drive, "oxts", 0).parent)
+    return camera_poses(oxts_to_poses(rows), read_date_calib(Path(root) / drive[:10]))
