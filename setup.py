@@ -31,9 +31,13 @@ setup(
     ],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=["s3net", "s3net.*"]),
-    package_data={"s3net": ["py.typed"]},
+    package_data={"s3net": ["py.typed"], "s3net.data": ["splits/*.json"]},
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={"dev": shlex.split(cfg["dev_requirements"])},
+    extras_require={
+        "dev": shlex.split(cfg["dev_requirements"] + " " + cfg["video_requirements"]),
+        "video": shlex.split(cfg["video_requirements"]),
+        "onnx": shlex.split(cfg["onnx_requirements"]),
+    },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": ["s3net=s3net._modidx:d"],

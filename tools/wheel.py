@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, requires
 from pathlib import Path
@@ -90,6 +91,19 @@ def quick_start(readme: str) -> str | None:
     return found.group(1) if found else None
 
 
+def check_command(python: Path, folder: Path, env: dict[str, str]) -> list[str]:
+    "`s3net data lists` as installed, in an empty folder: its data came along, torch did not"
+    command = [python.with_name("s3net"), "data", "lists"]
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    seconds, lines = time.monotonic() - started, done.stdout.splitlines()
+    if done.returncode or not any(line.split()[:2] == ["s3net", "41,738"] for line in lines):
+        said = (done.stderr or done.stdout).splitlines()[-1:]
+        return [f"s3net data lists of the wheel ended with {done.returncode}: {' '.join(said)}"]
+    print(f"      s3net data lists of the wheel: {len(lines)} lines in {seconds:.1f} s")
+    return []
+
+
 def check_wheel() -> list[str]:
     "What goes wrong on the way from the checkout to an import elsewhere; prints what was done"
     snippet = quick_start((project_root() / "README.md").read_text(encoding="utf-8"))
@@ -112,6 +126,8 @@ def check_wheel() -> list[str]:
                     timeout=300,
                 )
                 print("      " + done.stdout.strip().replace("\n", "\n      "))
+            if problems := check_command(python, elsewhere, clean):
+                return problems
         except subprocess.CalledProcessError as error:
             what = "the quick start in README.md" if error.cmd[-1] == snippet else "the wheel"
             return [f"{what}: " + "\n".join((error.stderr or error.stdout).splitlines()[-8:])]
