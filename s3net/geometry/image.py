@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..base.core import InputError
-from .camera import full_precision
+from .camera import full_precision, resize_pixels
 
 # %% ../../nbs/1_geometry/13_image.ipynb #c4bdb694
 @full_precision
@@ -70,7 +70,7 @@ def _neighbours(
         step = n_from / n_to
         base = (torch.arange(n_to, device=depth.device) * step).floor()
         offsets = range(int(step) + 2 if step > 1 else 1)
-        centre = (torch.arange(n_to, device=depth.device) + 0.5) * step - 0.5
+        centre = resize_pixels(torch.arange(n_to, device=depth.device), step)
         places = [base + o for o in offsets]
         far = [torch.where((p - centre).abs() <= step / 2, p - centre, torch.inf) for p in places]
         axes.append([(p.long().clamp(max=n_from - 1), d) for p, d in zip(places, far, strict=True)])
