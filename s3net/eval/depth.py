@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..base.core import InputError
+from ..geometry.camera import resize_pixels
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'METRICS', 'LOWER_IS_BETTER', 'Protocol', 'get_protocol', 'crop_window', 'sample_map', 'valid_pixels',
@@ -25,6 +26,7 @@ _CHOICES = dict(
     convention=("velodyne_x", "camera_z"),
     rounding=("kitti", "plain"),
     resize=("depth", "inverse"),
+    source=("scan", "annotated"),
 )
 
 # %% ../../nbs/7_eval/70_depth.ipynb #79478253
@@ -41,14 +43,15 @@ class Protocol:
     rounding: str = "kitti"  # how returns were put on pixels: "kitti" (round, minus 1) or "plain"
     resize: str = "depth"  # what is interpolated to the truth's size: "depth" or "inverse" depth
     eight_bit: bool = False  # pass the prediction through T2Net's 8-bit picture, 0.314 m a step
+    source: str = "scan"  # "scan": one laser scan, or "annotated": KITTI's maps of eleven
+    beyond: bool = False  # count truth at or beyond the cap as well, as the benchmark's script does
 
     def __post_init__(self) -> None:
         "Refuse values no protocol can have"
         for field, allowed in _CHOICES.items():
-            if getattr(self, field) not in allowed:
+            if (value := getattr(self, field)) not in allowed:
                 raise InputError(
-                    f"protocol {self.name!r} has {field}={getattr(self, field)!r}; "
-                    f"use one of {', '.join(allowed)}"
+                    f"protocol {self.name!r} has {field}={value!r}; use one of {allowed}"
                 )
         if not 0 < self.min_depth < self.cap:
             raise InputError(
@@ -63,14 +66,15 @@ class Protocol:
     def describe(self) -> str:
         "One line that goes under every table"
         scale = "median scaling per image" if self.median_scaling else "no median scaling"
-        crop = "whole image" if self.crop == "none" else f"{self.crop.capitalize()} crop"
         maps = "inverse depth" if self.resize == "inverse" else "depth"
+        upper = "" if self.beyond else f" < {self.cap:g} m"
+        scan = f"{self.convention.replace('_', ' ')}, {self.rounding} rounding"
         parts = (
-            f"{self.name}: {self.min_depth:g} m < truth < {self.cap:g} m",
+            f"{self.name}: {self.min_depth:g} m < truth{upper}",
             f"predictions clipped to [{self.min_depth:g}, {self.cap:g}] m",
-            crop,
+            "whole image" if self.crop == "none" else f"{self.crop.capitalize()} crop",
             scale,
-            f"truth {self.convention.replace('_', ' ')}, {self.rounding} rounding",
+            f"truth {scan if self.source == 'scan' else 'from annotated maps'}",
             f"{maps} map resized bilinearly" + (", 8-bit" if self.eight_bit else ""),
         )
         return "; ".join(parts)
@@ -78,6 +82,7 @@ class Protocol:
 # %% ../../nbs/7_eval/70_depth.ipynb #4ef8dd21
 _CAMERA = dict(convention="camera_z")
 _EXACT = dict(crop="none", convention="camera_z", rounding="plain")
+_BENCHMARK = dict(crop="none", source="annotated", beyond=True, resize="inverse")
 
 PROTOCOLS: dict[str, Protocol] = {
     p.name: p
@@ -88,6 +93,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("monodepth2", min_depth=1e-3, median_scaling=True, resize="inverse"),
         Protocol("sfmlearner", min_depth=1e-3, median_scaling=True),
         Protocol("gasda", min_depth=1e-3, **_CAMERA),
+        Protocol("eigen_benchmark", min_depth=1e-3, median_scaling=True, **_CAMERA | _BENCHMARK),
         Protocol("real80", min_depth=1e-3, **_CAMERA),
         Protocol("real50", min_depth=1e-3, cap=50.0, **_CAMERA),
         Protocol("real80x", min_depth=1e-3),
@@ -129,9 +135,8 @@ def crop_window(
     "The evaluation window of PROTOCOLS 3.1: fractions times size, cut to integers, end excluded"
     top, bottom, left, right = _CROPS[crop]
     height, width = size
-    return slice(int(top * height), int(bottom * height)), slice(
-        int(left * width), int(right * width)
-    )
+    rows = slice(int(top * height), int(bottom * height))
+    return rows, slice(int(left * width), int(right * width))
 
 # %% ../../nbs/7_eval/70_depth.ipynb #e7fa9b60
 def sample_map(
@@ -142,8 +147,8 @@ def sample_map(
 ) -> np.ndarray:  # (N,) the map enlarged bilinearly (align_corners False), at these pixels only
     "What resizing the whole map would give at some of its pixels"
     height, width = values.shape
-    v = np.clip((rows + 0.5) * (height / size[0]) - 0.5, 0, height - 1)
-    u = np.clip((columns + 0.5) * (width / size[1]) - 0.5, 0, width - 1)
+    v = np.clip(resize_pixels(rows, height / size[0]), 0, height - 1)
+    u = np.clip(resize_pixels(columns, width / size[1]), 0, width - 1)
     top, left = v.astype(int), u.astype(int)
     low, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
     v, u = v - top, u - left
@@ -198,7 +203,8 @@ def valid_pixels(
     "Pixels inside the crop whose truth lies strictly between the bounds"
     rows, columns = crop_window(truth.shape, protocol.crop)
     inside = truth[rows, columns]
-    v, u = np.nonzero((inside > protocol.min_depth) & (inside < protocol.cap))
+    cap = np.inf if protocol.beyond else protocol.cap
+    v, u = np.nonzero((inside > protocol.min_depth) & (inside < cap))
     return v + rows.start, u + columns.start
 
 
@@ -277,16 +283,21 @@ def _name(meta: dict | None, index: int) -> str:
     return str(meta.get("name", index))
 
 
+def _truth_of(samples: Iterable) -> dict[str, str]:
+    "What a data set says about its truth: one of scans tells how they were put on pixels"
+    said = {f: getattr(samples, f) for f in ("convention", "rounding") if hasattr(samples, f)}
+    kind = "scan" if said else "annotated" if hasattr(samples, "annotated") else ""
+    return ({"source": kind} if kind else {}) | said
+
+
 def _check_truth(samples: Iterable, protocols: Sequence[Protocol]) -> None:
     "Refuse a data set that says it made its truth by another convention than a protocol's"
-    for field in ("convention", "rounding"):
-        for protocol in protocols:
-            wanted = getattr(protocol, field)
-            made = getattr(samples, field, wanted)
+    for field, made in _truth_of(samples).items():
+        for wanted, name in ((getattr(p, field), p.name) for p in protocols):
             if made != wanted:
                 raise InputError(
-                    f"the truth was made with {field} {made!r}, protocol {protocol.name!r} says "
-                    f"{wanted!r}; load the truth that way or choose another protocol"
+                    f"the truth was made with {field} {made!r}, protocol {name!r} says {wanted!r}; "
+                    "load the truth that way or choose another protocol"
                 )
 
 

@@ -8,7 +8,6 @@ __all__ = ['FrameKey', 'read_frames', 'test_samples', 'seen_drives', 'evaluate_r
 
 # %% ../../nbs/7_eval/76_runs.ipynb #a1f46d2f
 import json
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -16,38 +15,36 @@ import torch
 from torch import Tensor
 
 from ..base.config import Config
-from ..base.core import InputError, atomic_path, read_json
-from ..data.kitti import KittiRawDepth
+from ..base.core import InputError, atomic_path
+from ..data.kitti import KittiAnnotatedDepth, KittiRawDepth
+from ..data.lists import read_list
 from .depth import Protocol, Result, evaluate, get_protocol
 from .tables import write_results
 from ..train.loop import Event
 from ..train.models import DepthModel, current_model, load_model
 from ..train.record import Run
-from ..train.sources import real_dataset
+from ..train.seen import seen, warn_if_seen
 
 # %% ../../nbs/7_eval/76_runs.ipynb #906425ba
 FrameKey = tuple[str, int, int]
 
 
 def read_frames(
-    path: str | Path,  # JSON list of [drive, camera, frame]
+    path: str | Path,  # a list of data.lists by name, or a JSON list of [drive, camera, frame]
 ) -> list[FrameKey]:
     "A list of test or validation frames"
-    rows = read_json(path)
-    if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 3 for r in rows):
-        raise InputError(
-            f"{path} is not a list of frames, expected rows [drive, camera, frame]; make it again"
-        )
-    return [(str(drive), int(camera), int(frame)) for drive, camera, frame in rows]
+    return read_list(path)
 
 
 def test_samples(
     root: str | Path,  # folder of the KITTI raw layout
     size: tuple[int, int],  # (height, width) of the net's input
     frames: Iterable[FrameKey] | None,  # which frames; None = all that have a laser scan
-    protocol: Protocol,  # convention and rounding of the truth
-) -> KittiRawDepth:
+    protocol: Protocol,  # source, convention and rounding of the truth
+) -> KittiRawDepth | KittiAnnotatedDepth:
     "Pictures with laser truth, as a protocol wants it"
+    if protocol.source == "annotated":
+        return KittiAnnotatedDepth(root, size, frames)
     return KittiRawDepth(root, size, frames, protocol.convention, protocol.rounding)
 
 
@@ -55,11 +52,8 @@ def seen_drives(
     cfg: Config,  # of a run
     frames: Iterable[FrameKey],  # test frames
 ) -> set[str]:  # drives
-    "Test drives that the run trained on"
-    if not Path(cfg.real).is_dir():
-        return set()
-    trained = {str(drive) for drive, *_ in real_dataset(cfg).keys}
-    return {drive for drive, *_ in frames} & trained
+    "Drives of a test that the run trained on, by their raw names"
+    return set(seen(cfg, frames) or ())
 
 # %% ../../nbs/7_eval/76_runs.ipynb #109c72f5
 def evaluate_run(
@@ -72,11 +66,10 @@ def evaluate_run(
 ) -> list[Result]:  # one for each protocol
     "Evaluate a run and write its result.json"
     model = load_model(path, device)
-    if seen := seen_drives(model.cfg, frames or ()):
-        warnings.warn(
-            f"{path} trained on test drives {', '.join(sorted(seen))}; its figures are not a test",
-            stacklevel=2,
-        )
+    tested = frames
+    if tested is None:
+        tested = test_samples(root, model.cfg.size, None, get_protocol(protocols[0])).keys
+    warn_if_seen(model.cfg, tested, str(path))
     results = evaluate_model(model, root, frames, protocols)
     write_results(path, results, name)
     return results
@@ -93,8 +86,9 @@ def evaluate_model(
     wanted = [get_protocol(p) for p in protocols]
     size = size or model.cfg.size
     results: dict[Protocol, Result] = {}
-    for truth in dict.fromkeys((p.convention, p.rounding) for p in wanted):
-        same = [p for p in wanted if (p.convention, p.rounding) == truth]
+    kinds = [(p.source, p.convention, p.rounding) for p in wanted]
+    for kind in dict.fromkeys(kinds):
+        same = [p for p, k in zip(wanted, kinds) if k == kind]
         samples = test_samples(root, size, frames, same[0])
         results |= dict(zip(same, evaluate(model, samples, same)))
     return [results[p] for p in wanted]
