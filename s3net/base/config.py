@@ -27,6 +27,9 @@ class DataConfig:
     real_drives: str = ""  # drives, comma separated, or one sequence; empty = all but val, test
     real_frames: str = ""  # frames of an odometry sequence to train on, first:end; empty = all
     real_cameras: str = "2"  # colour cameras of KITTI raw, comma separated: 2 left, 3 right
+    real_list: str = ""  # target frames to train on: a name from `s3net data lists`, or a JSON file
+    synthetic_list: str = ""  # first frames of the synthetic pairs: such a name, or a JSON file
+    cache: str = ""  # folder written by `s3net data cache`, read instead of the files; empty = none
     fix_cx: bool = False  # the odometry calib was scaled as cx*s: correct it on reading
     height: int = 192  # rows of the network input, divisible by 16 (paper: 192)
     width: int = 640  # columns of the network input, divisible by 16 (paper: 640)
@@ -43,6 +46,7 @@ class NetConfig:
     translator_width: int = 64  # first-layer channels of G (T2Net: 64)
     translator_blocks: int = 7  # residual blocks of G (T2Net: 7)
     translator_residual: bool = False  # G paints a change, for short trainings (T2Net: no)
+    translator_upsample: str = "transposed"  # how G doubles its maps: transposed (T2Net) or resize
     depth_net: str = "unet"  # f_T: unet, vgg or resnet50 (paper compares the three, keeps unet)
     depth_width: int = 64  # first-layer channels of f_T (T2Net: 64)
     discriminator_width: int = 64  # first-layer channels of D_R (T2Net: 64)
@@ -80,6 +84,7 @@ class LossConfig:
     photometric_scales: int = 4  # output scales that feel the photometric loss, finest first (A21)
     schedule: str = "alternating"  # phase 2: alternating or weighted (section 4.1)
     self_ratio: int = 1  # self-supervised steps for each supervised one when alternating (A22)
+    pose_steps: int = 0  # first steps of phase 2, in which Pose alone learns, by Eq. 9 (A13)
 
 # %% ../../nbs/0_base/01_config.ipynb #8de3bc2d
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class TrainConfig:
 # %% ../../nbs/0_base/01_config.ipynb #87108ef7
 _CHOICES = {
     "real_format": ("kitti_raw", "kitti_odometry"),
+    "translator_upsample": ("transposed", "resize"),
     "depth_net": ("unet", "vgg", "resnet50"),
     "pose_frames": (2, 3),
     "semantics": ("none", "depth", "both"),
@@ -143,6 +149,7 @@ _RANGES = (
         (
             "threads",
             "keep",
+            "pose_steps",
             "pool",
             "snapshot_every",
             "evaluate_every",
@@ -190,6 +197,7 @@ class Config(TrainConfig, LossConfig, NetConfig, DataConfig):
 # %% ../../nbs/0_base/01_config.ipynb #df180a24
 _NARROW = dict(  # what both small presets share
     translator_residual=True,
+    translator_upsample="resize",
     photometric_scales=1,
     pose_translation=1.0,
     alpha_task=10.0,
@@ -200,7 +208,7 @@ _NARROW = dict(  # what both small presets share
     alpha_task2=0.2,
     lr_translator=5e-4,
     lr_depth=1e-3,
-    lr_pose=2e-3,
+    lr_pose=1e-3,
     lr_discriminator=5e-4,
     lr_segmenter=2e-3,
     decay_from=0.7,
@@ -221,7 +229,7 @@ def _widths(translator: int, depth: int, discriminator: int, blocks: int) -> dic
 
 
 _TINY = dict(height=32, width=96, steps=4, batch=2, pose_width=4, segmenter_width=0.125)
-_MINI = dict(height=64, width=192, steps=500, batch=8, segmenter_width=0.25)
+_MINI = dict(height=64, width=192, steps=500, pose_steps=150, batch=8, segmenter_width=0.25)
 _SMALL = dict(height=128, width=416, steps=20000, batch=8, alpha_task2=1.0, cache_gib=8.0)
 _SMALL_RATES = dict(lr_translator=1e-4, lr_depth=2e-4, lr_pose=1e-4, lr_discriminator=1e-4)
 PRESETS: dict[str, dict] = {

@@ -41,12 +41,13 @@ class World:
     test_drives: int = 32  # to be judged on
     held_frames: int = 3  # of each val and test drive, 2.5 a second
     split: int = 2  # rays along each side of a pixel
+    camera: str = "real"  # of the synthetic side: real (KITTI's) or synthetic (Virtual KITTI's)
 
 
 WORLDS = {
     "lesson": World(
         scenes=3, frames=4, conditions=2, drives=3, drive_frames=5, val_drives=1, test_drives=1,
-        held_frames=6,
+        held_frames=6, camera="synthetic",
     ),
     "mini": World(),
     "small": World(
@@ -118,7 +119,7 @@ def write_synthetic(
     "One scene in the layout of Virtual KITTI 2, under each of its conditions"
     stage, K = (
         Stage(make_scene(job.seed, job.kind, job.frames * job.step)),
-        side_camera("synthetic", world.size),
+        side_camera(world.camera, world.size),
     )
     clip = film(stage, [job.step * k for k in range(job.frames)], K, world.size)
     there = [frame_flow(a, b, K)[:2] for a, b in zip(clip, clip[1:])] + [(None, None)]

@@ -33,7 +33,11 @@ def build_nets(
     feature_cells = (cfg.height // 16) * (cfg.width // 16)
     makers = {
         "translator": lambda: Translator(
-            cfg.translator_width, both, cfg.translator_blocks, residual=cfg.translator_residual
+            cfg.translator_width,
+            both,
+            cfg.translator_blocks,
+            residual=cfg.translator_residual,
+            upsample=cfg.translator_upsample,
         ),
         "depth": lambda: make_depth_net(
             cfg.depth_net, cfg.depth_width, depth_channels, cfg.max_depth

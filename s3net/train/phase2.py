@@ -61,8 +61,11 @@ class Phase2:
         first, weights = step * self.cfg.accumulate, phase2_weights(self.cfg)
         taught = self.synthetic is not None and weights["task"] > 0
         filmed = weights["pose"] > 0 or weights["mask"] > 0
+        if taught and filmed and step < self.cfg.pose_steps:
+            alone = dict.fromkeys(weights, 0.0) | {"pose": 1.0}
+            return [Update("pose", ("pose",), lambda m: report_of(self, first + m, alone, False))]
         if taught and filmed and self.cfg.schedule == "alternating":
-            taught = step % (1 + self.cfg.self_ratio) == 0
+            taught = (step - self.cfg.pose_steps) % (1 + self.cfg.self_ratio) == 0
             filmed = not taught
         if not filmed:
             weights = weights | {"pose": 0.0, "mask": 0.0, "smooth": 0.0}
@@ -94,14 +97,18 @@ def supervised_inputs(
 def clip_inputs(
     phase: Phase2,  # f_T and Pose
     clip: RealClip,  # a batch
+    teach: bool = True,  # whether f_T learns from it; else it only looks at the middle frame
 ) -> Clip:
     "Depth of the three frames as one batch, and the pose of the two neighbours"
     frames = [clip.image_tgt, clip.image_prev, clip.image_next]
-    used = 3 if phase.cfg.mask == "bidirectional" and phase.cfg.alpha_mask else 1
+    used = 3 if phase.cfg.mask == "bidirectional" and phase.cfg.alpha_mask and teach else 1
     labels = None
     if phase.cfg.semantics != "none":
         labels = torch.cat([clip.labels_tgt, clip.labels_prev, clip.labels_next][:used])
-    coded = phase.nets["depth"](torch.cat(frames[:used]), semantics_of(labels)).coded
+    depth, was = phase.nets["depth"], phase.nets["depth"].training
+    with torch.set_grad_enabled(teach and torch.is_grad_enabled()):
+        coded = depth.train(was and teach)(torch.cat(frames[:used]), semantics_of(labels)).coded
+    depth.train(was)
     by_frame = list(zip(*(c.chunk(used) for c in coded)))
     sources = [list(c) for c in by_frame[1:]] if used == 3 else None
     poses = phase.nets["pose"](frames)
@@ -112,6 +119,7 @@ def report_of(
     phase: Phase2,  # nets and streams
     k: int,  # number of the batch
     weights: dict[str, float],  # of pose, mask, task, smooth; 0 leaves a term out
+    teach: bool = True,  # whether f_T learns from the clip
 ) -> Report:
     "Eq. 11 with these weights"
     cfg, clip, task, maps = phase.cfg, None, None, {}
@@ -121,7 +129,7 @@ def report_of(
         task = (coded, truth)
         maps |= {"translated": image, "truth": truth, "depth_synthetic": metres_of(coded[0], cfg)}
     if weights["pose"] or weights["mask"]:
-        clip = clip_inputs(phase, phase.real.batch(k).to(phase.device))
+        clip = clip_inputs(phase, phase.real.batch(k).to(phase.device), teach)
         maps |= {"real": clip.target}
     report = phase2_objective(
         weights,
