@@ -111,9 +111,9 @@ def demo_plan(
     "The demo as `make demo` runs it"
     world = Path(world) if world else data_dir() / "mini"
     lengths = (
-        dict(segmenter_steps=500, phase1_steps=1200, phase2_steps=1800)
+        dict(segmenter_steps=400, phase1_steps=800, phase2_steps=1200)
         if full
-        else dict(segmenter_steps=150, phase1_steps=300, phase2_steps=900)
+        else dict(segmenter_steps=200, phase1_steps=350, phase2_steps=650)
     )
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     base = preset(

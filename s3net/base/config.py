@@ -229,7 +229,7 @@ def _widths(translator: int, depth: int, discriminator: int, blocks: int) -> dic
 
 
 _TINY = dict(height=32, width=96, steps=4, batch=2, pose_width=4, segmenter_width=0.125)
-_MINI = dict(height=64, width=192, steps=500, pose_steps=150, batch=8, segmenter_width=0.25)
+_MINI = dict(height=64, width=192, steps=500, pose_steps=200, batch=8, segmenter_width=0.25)
 _SMALL = dict(height=128, width=416, steps=20000, batch=8, alpha_task2=1.0, cache_gib=8.0)
 _SMALL_RATES = dict(lr_translator=1e-4, lr_depth=2e-4, lr_pose=1e-4, lr_discriminator=1e-4)
 PRESETS: dict[str, dict] = {

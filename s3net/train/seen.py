@@ -37,7 +37,7 @@ def trained_frames(
     if cfg.real_list:
         listed = read_list(cfg.real_list)
         frames = raw_names((d, c, f + step) for d, c, f in listed for step in (-1, 0, 1))
-    elif Path(cfg.real).is_dir():
+    elif Path(cfg.real).is_dir() or (cfg.cache and Path(cfg.cache).is_dir()):
         frames = raw_names(real_dataset(cfg).frame_keys())
     else:
         named = [d for d in cfg.real_drives.split(",") if d]
