@@ -68,7 +68,7 @@ ROWS = {  # folder -> how tables call it
 }
 S3NET = dict(semantics="both")  # what sets S3Net apart from the other rows
 T2NET = dict(alpha_seg=0.0, alpha_flow=0.0, train_segmenter=False)
-ALONE = dict(alpha_task2=0.0, alpha_smooth2=1e-3)
+ALONE = dict(alpha_task2=0.0, alpha_smooth2=1e-3, lr_pose=1e-3)
 
 # %% ../../nbs/9_app/92_demo.ipynb #92691285
 def demo_jobs(
