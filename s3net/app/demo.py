@@ -206,10 +206,11 @@ def run_demo(
     seconds["render"] = time.perf_counter() - started
     parallel = parallel or min(2, os.cpu_count() or 1)
     run_jobs(demo_jobs(plan), parallel, "demo")
+    memory = peak_memory(parallel)  # now: what evaluation takes, trainings no longer hold
     seconds["train"] = time.perf_counter() - started - seconds["render"]
     rows = evaluate_demo(plan)
     seconds["all"] = time.perf_counter() - started
-    result = demo_result(plan, rows, seconds, peak_memory(parallel))
+    result = demo_result(plan, rows, seconds, memory)
     write_json(plan.out / "result.json", result)
     lines = [Row(name, r[p]) for p in range(len(PROTOCOL_NAMES)) for name, r in rows.items()]
     write_page(plan, lines, result)
