@@ -14,11 +14,11 @@ import typer
 
 from ..data.lists import LISTS, DriveCheck, FrameList, check_drives, usable, write_runs
 
+# %% ../../nbs/9_app/94_data.ipynb #832c7b7e
 if TYPE_CHECKING:
     from s3net.base.config import Config
     from s3net.data.cache import CachedClips, CachePlan
 
-# %% ../../nbs/9_app/94_data.ipynb #832c7b7e
 data_app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,

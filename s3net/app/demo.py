@@ -33,11 +33,6 @@ from s3net.eval.runs import (
 from ..eval.tables import Row, table
 from ..train.record import environment
 
-try:
-    import resource
-except ImportError:  # not on Windows
-    resource = None
-
 # %% ../../nbs/9_app/92_demo.ipynb #41cacdba
 @dataclass(frozen=True)
 class DemoPlan:
@@ -129,6 +124,11 @@ def demo_plan(
     return DemoPlan(Path(out), world, base, full=full, rates=dict(rates or {}), **lengths)
 
 # %% ../../nbs/9_app/92_demo.ipynb #b6925db5
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
+
 PROTOCOL_NAMES = ("miniworld80", "miniworld80+median")
 
 
