@@ -9,6 +9,7 @@ __all__ = ['CachePlan', 'plan_cache', 'write_cache', 'CachedClips', 'CachedPairs
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
@@ -173,7 +174,12 @@ def _read_index(folder: Path, about: dict) -> dict:
 class _Cached:
     "What both sides share: an index, finished shards, and an eye on the sources"
 
-    def __init__(self, folder: Path | str, root: Path | str | None, about: dict | None) -> None:
+    def __init__(
+        self,
+        folder: Path | str,  # of the cache
+        root: Path | str | None = None,  # the source folder, watched where it exists
+        about: dict | None = None,  # settings it must have been made with
+    ) -> None:
         self.folder = Path(folder)
         self.index = index = _read_index(self.folder, about or {})
         blocks = {name: (kind, tuple(shape)) for name, (kind, shape) in index["blocks"].items()}
@@ -216,15 +222,12 @@ class _Cached:
 class CachedClips(_Cached):
     "Triplets from a cache: all that VideoClips can do, without a picture being decoded"
 
-    def __init__(
-        self,
-        folder: Path | str,  # of the cache
-        root: Path | str | None = None,  # the source folder, watched where it exists
-        about: dict | None = None,  # settings it must have been made with
-    ) -> None:
-        super().__init__(folder, root, about)
-        self.step = self.index["step"]
-        self.labels: Shards | None = None  # label maps of the same rows, see label_cache
+    labels: Shards | None = None  # label maps of the same rows, see label_cache
+
+    @property
+    def step(self) -> int:
+        "Frames between neighbours of a clip"
+        return self.index["step"]
 
     def frames_of(self, index: int) -> tuple[FrameKey, ...]:  # of a clip's three frames
         "Keys of the previous, the target and the next frame"
@@ -265,14 +268,10 @@ def _colour(codes: Tensor) -> Tensor:
 class CachedPairs(_Cached):
     "Synthetic pairs from a cache"
 
-    def __init__(
-        self,
-        folder: Path | str,  # of the cache
-        root: Path | str | None = None,  # the source folder, watched where it exists
-        about: dict | None = None,  # settings it must have been made with
-    ) -> None:
-        super().__init__(folder, root, about)
-        self.code = FlowCode(tuple(self.index["full_size"]), self.size)
+    @cached_property
+    def code(self) -> FlowCode:
+        "How flow is stored"
+        return FlowCode(tuple(self.index["full_size"]), self.size)
 
     def __getitem__(self, index: int) -> SyntheticPair:
         "One pair, the same bits as from the files"

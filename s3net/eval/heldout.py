@@ -19,6 +19,7 @@ from ..losses.photometric import masked_mean
 from ..losses.view_synthesis import identity_errors, view_errors
 from ..train.models import load_model, load_net
 from ..train.record import Run
+from ..train.seen import seen
 from ..train.sources import real_dataset
 
 # %% ../../nbs/7_eval/78_heldout.ipynb #88680aa5
@@ -58,11 +59,11 @@ def held_out_error(
     if run.kind != "phase2":
         raise InputError(f"{path} is a {run.kind} run, expected phase2: only that trains Pose")
     cfg = override(run.config, changes)
-    clips, trained = real_dataset(cfg), set(real_dataset(run.config).keys)
-    if shared := [key for key in clips.keys if key in trained]:
+    clips = real_dataset(cfg)
+    if shared := {d: n for d, n in (seen(run.config, clips.frame_keys(), path) or {}).items() if n}:
         raise InputError(
-            f"{len(shared)} of {len(clips)} clips, first {shared[0]}, were trained on by {path}; "
-            "name other frames, such as real_frames=900:1018"
+            f"{path} was trained on frames of {', '.join(shared)} ({sum(shared.values())} in all), "
+            "expected video that was kept out; name other frames, such as real_frames=900:1018"
         )
     depth, pose = load_model(path, device), load_net(run, "pose", device)
     sums, picked = torch.zeros(2, dtype=torch.float64), range(0, len(clips), every)

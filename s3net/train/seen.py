@@ -15,7 +15,7 @@ from ..base.core import InputError
 from ..data.kitti import FrameKey
 from ..data.lists import held, read_list
 from .record import Run
-from .sources import real_dataset
+from .sources import real_dataset, recorded_frames
 
 # %% ../../nbs/6_train/691_seen.ipynb #e14aeefc
 _FIRST = {"08": 1100}  # raw number of a sequence's frame 0, where it is not 0
@@ -32,8 +32,11 @@ def raw_names(
 # %% ../../nbs/6_train/691_seen.ipynb #a9f10662
 def trained_frames(
     cfg: Config,  # of a run
+    path: Path | str = "",  # its folder, whose record counts for more than the settings
 ) -> set[tuple[str, int]] | None:  # (raw drive, frame), frame -1 = all; None = nobody can tell
     "Frames of real video that a run and the runs before it were trained on"
+    if path and (written := recorded_frames(path)):
+        return raw_names(written)
     if cfg.real_list:
         listed = read_list(cfg.real_list)
         frames = raw_names((d, c, f + step) for d, c, f in listed for step in (-1, 0, 1))
@@ -43,16 +46,17 @@ def trained_frames(
         named = [d for d in cfg.real_drives.split(",") if d]
         frames = {(drive, -1) for drive, _ in raw_names((d, 2, 0) for d in named)}
     if cfg.phase1_run and (Path(cfg.phase1_run) / "config.json").is_file():
-        frames |= trained_frames(Run(Path(cfg.phase1_run)).config) or set()
+        frames |= trained_frames(Run(Path(cfg.phase1_run)).config, cfg.phase1_run) or set()
     return frames or None
 
 
 def seen(
     cfg: Config,  # of a run
     frames: Iterable[FrameKey],  # of a test
+    path: Path | str = "",  # the run's folder
 ) -> dict[str, int] | None:  # raw drive -> test frames of it that the run saw; None = unknown
     "Drives of a test that a run was trained on; 0 frames where it saw only others of the drive"
-    trained, tested = trained_frames(cfg), raw_names(frames)
+    trained, tested = trained_frames(cfg, path), raw_names(frames)
     if trained is None:
         return None
     roads = {drive for drive, _ in trained}
@@ -66,23 +70,23 @@ def seen(
 def warn_if_seen(
     cfg: Config,  # of a run
     frames: Iterable[FrameKey],  # of a test
-    name: str,  # how to call the run
+    path: Path | str,  # the run's folder
 ) -> str:  # the warning given, "" if the test is clean
     "Warn where a test is none, or where nobody can tell"
     frames = list(frames)
     try:
-        found = seen(cfg, frames)
+        found = seen(cfg, frames, path)
     except InputError:  # the folder is there and no longer holds what the settings name
         found = None
     if found is None:
         said = (
-            f"{name}: its training data are not at {cfg.real} and its settings name no drives, "
-            "so nobody can tell whether it has seen this test"
+            f"{path} wrote down no frames, its training data are not at {cfg.real} and its "
+            "settings name no drives, so nobody can tell whether it has seen this test"
         )
     elif found:
         roads = ", ".join(f"{drive} ({n} of its frames)" for drive, n in found.items())
         said = (
-            f"{name} was trained on drives of this test: {roads}, {len(raw_names(frames))} frames "
+            f"{path} was trained on drives of this test: {roads}, {len(raw_names(frames))} frames "
             "are tested; its figures are not a test"
         )
     else:

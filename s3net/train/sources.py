@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['real_files', 'synthetic_files', 'selection', 'cache_folder', 'real_dataset', 'data_fingerprints', 'synthetic_dataset',
-           'stream', 'OraclePairs', 'semantics_of', 'segment', 'labelled']
+           'stream', 'record_frames', 'recorded_frames', 'OraclePairs', 'semantics_of', 'segment', 'labelled']
 
 # %% ../../nbs/6_train/63_sources.ipynb #da86c059
 import re
@@ -16,11 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from ..base.config import Config
-from ..base.core import CLASSES, IGNORE, InputError, generator, hash_tensors, read_json
+from s3net.base.core import (
+    CLASSES,
+    IGNORE,
+    InputError,
+    generator,
+    hash_tensors,
+    read_json,
+    write_json,
+)
 from ..data.cache import CachedClips, CachedPairs, CachedStream
 from ..data.kitti import FrameKey, KittiOdometry, KittiRaw, VideoClips
 from ..data.labels import label_cache, open_labels
-from ..data.lists import LISTS, read_list
+from ..data.lists import LISTS, read_list, read_runs, write_runs
 from ..data.loaders import Augment, BatchStream, RamCache, attach_labels, label_frames
 from ..data.miniworld import RealTruth
 from ..data.samples import SyntheticPair
@@ -228,6 +236,29 @@ def stream(
         return CachedStream(dataset, cfg.batch, seed, augment=augment)
     held = dataset if isinstance(dataset, CachedPairs) else RamCache(dataset, cfg.cache_gib)
     return BatchStream(held, cfg.batch, seed, augment=augment)
+
+# %% ../../nbs/6_train/63_sources.ipynb #700b12a0
+def record_frames(
+    run: Path | str,  # run folder
+    clips: VideoClips | CachedClips,  # the real video it trains on
+) -> Path:  # frames.json: "drive/camera" -> runs of frame numbers
+    "Write down every frame of real video that a run reads"
+    found: dict[str, list[int]] = {}
+    for drive, camera, frame in sorted(clips.frame_keys()):
+        found.setdefault(f"{drive}/{camera}", []).append(frame)
+    file = Path(run) / "frames.json"
+    write_json(file, {name: write_runs(frames) for name, frames in found.items()})
+    return file
+
+
+def recorded_frames(
+    run: Path | str,  # run folder
+) -> list[FrameKey] | None:  # None where nothing was written down
+    "What `record_frames` wrote, and what the run was given of an earlier one"
+    files = [Path(run) / "frames.json", Path(run) / "inputs" / "frames.json"]
+    rows = [row for file in files if file.is_file() for row in read_json(file).items()]
+    keys = [(*name.rsplit("/", 1), frame) for name, text in rows for frame in read_runs(text)]
+    return [(drive, int(camera), frame) for drive, camera, frame in keys] or None
 
 # %% ../../nbs/6_train/63_sources.ipynb #b662f088
 class OraclePairs:
