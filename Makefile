@@ -32,9 +32,10 @@ format: install ## ruff format on notebooks and scripts, then export and clean
 soak: install ## the notebooks ROUNDS times in shuffled order, to find lessons that fail now and then
 	@$(PY) tools/run_notebooks.py --rounds $(ROUNDS)
 
-bench: install ## how fast the parts are on this machine; then the cache against decoding
+bench: install ## how fast the parts are here; the cache against decoding; what recording costs
 	@$(PY) tools/bench.py $(ARGS)
 	@OMP_NUM_THREADS=1 $(PY) tools/bench_cache.py
+	@OMP_NUM_THREADS=1 $(PY) tools/bench_recording.py --preset tiny --steps 40
 
 lab: install ## JupyterLab on this machine only, behind its token
 	$(PY) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \

@@ -31,7 +31,7 @@ setup(
     ],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=["s3net", "s3net.*"]),
-    package_data={"s3net": ["py.typed"], "s3net.data": ["splits/*.json"]},
+    package_data={"s3net": ["py.typed", "recipes/*.json"], "s3net.data": ["splits/*.json"]},
     install_requires=shlex.split(cfg["requirements"]),
     extras_require={
         "dev": shlex.split(cfg["dev_requirements"] + " " + cfg["video_requirements"]),

@@ -37,6 +37,14 @@ def test_wheel_carries_every_list(unpacked: Path):
         assert json.loads((unpacked / "s3net/data/splits" / name).read_text("utf-8"))
 
 
+def test_wheel_carries_every_recipe(unpacked: Path):
+    there = sorted(p.name for p in (unpacked / "s3net/recipes").iterdir())
+    assert there == sorted(p.name for p in (ROOT / "s3net/recipes").iterdir()) and len(there) >= 30
+    for name in there:
+        held = json.loads((unpacked / "s3net/recipes" / name).read_text("utf-8"))
+        assert held["name"] == name[:-5]
+
+
 def test_command_of_the_wheel_in_an_empty_folder(unpacked: Path, tmp_path: Path):
     script = (
         f"import sys; sys.path.insert(0, {str(unpacked)!r})\n"

@@ -45,7 +45,7 @@ def list_lines(
     head = f"{given.name:<16}{sum(parts.values()):>7,}  {given.entries} ({split})"
     return [head, " " * 25 + given.rule]
 
-
+# %% ../../nbs/9_app/94_data.ipynb #defcd90c
 def check_lines(
     checks: list[DriveCheck],  # from check_drives
 ) -> list[str]:  # one for each drive, one for each list

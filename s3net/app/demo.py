@@ -195,7 +195,7 @@ def demo_result(
         }
     return result
 
-
+# %% ../../nbs/9_app/92_demo.ipynb #e7dd4058
 def run_demo(
     plan: DemoPlan,  # from `demo_plan`
     parallel: int | None = None,  # trainings at once; None = one a core, two at most

@@ -45,7 +45,7 @@ def _row_figures(result: Mapping) -> dict[str, dict[str, float]]:
         for row, found in figures.items()
     }
 
-
+# %% ../../nbs/9_app/98_seeds.ipynb #0e305b71
 def read_seeds(
     folders: Sequence[Path | str],  # each with a result.json
 ) -> Seeds:

@@ -47,10 +47,11 @@ class NetConfig:
     translator_blocks: int = 7  # residual blocks of G (T2Net: 7)
     translator_residual: bool = False  # G paints a change, for short trainings (T2Net: no)
     translator_upsample: str = "transposed"  # how G doubles its maps: transposed (T2Net) or resize
-    depth_net: str = "unet"  # f_T: unet, vgg or resnet50 (paper compares the three, keeps unet)
+    depth_net: str = "unet"  # f_T: unet, vgg, resnet50 (paper compares), resnet18 or dispnet
     depth_width: int = 64  # first-layer channels of f_T (T2Net: 64)
     discriminator_width: int = 64  # first-layer channels of D_R (T2Net: 64)
-    pose_width: int = 16  # first-layer channels of Pose (SfMLearner: 16)
+    pose_net: str = "vgg"  # Pose: vgg (SfMLearner's stack, A20) or resnet18 (Monodepth2)
+    pose_width: int = 16  # first-layer channels of Pose (SfMLearner: 16); resnet18 has four times
     pose_translation: float = 0.01  # metres for an output of 1 of Pose (SfMLearner: 0.01)
     pose_frames: int = 3  # frames Pose sees at once: 3, or 2 for one pair at a time (A20)
     segmenter_width: float = 1.0  # width multiplier of MobileNetV2 inside S_seg
@@ -79,6 +80,7 @@ class LossConfig:
     alpha_pose: float = 0.0  # alpha_pose of Eq. 9; 0 where masks are on (A13)
     alpha_mask: float = 1.0  # alpha_mask of Eq. 10
     alpha_smooth2: float = 0.0  # Eq. 6 in phase 2, absent from Eq. 11 (A21)
+    alpha_scale: float = 0.0  # phase 2 keeps the scale of phase 1 on real images; ours (A17)
     mask: str = "bidirectional"  # Eq. 10: bidirectional, or forward as Monodepth2
     reduce: str = "min"  # over the two sources of Eq. 10: min or mean
     photometric_scales: int = 4  # output scales that feel the photometric loss, finest first (A21)
@@ -110,6 +112,7 @@ class TrainConfig:
     threads: int = 0  # CPU threads, 0 = as torch decides; recorded, and checked on resume
     log_every: int = 10  # steps between lines of metrics.jsonl
     snapshot_every: int = 200  # steps between saved pictures, 0 = none
+    shares_every: int = 500  # steps between measurements of each term's gradient share, 0 = none
     checkpoint_every: int = 500  # steps between checkpoints; the last step always writes one
     evaluate_every: int = 0  # steps between evaluations on `evaluate_on`, 0 = none
     evaluate_on: str = ""  # JSON list of frames below `real` to evaluate on while training
@@ -122,7 +125,8 @@ class TrainConfig:
 _CHOICES = {
     "real_format": ("kitti_raw", "kitti_odometry"),
     "translator_upsample": ("transposed", "resize"),
-    "depth_net": ("unet", "vgg", "resnet50"),
+    "depth_net": ("unet", "vgg", "resnet50", "resnet18", "dispnet"),
+    "pose_net": ("vgg", "resnet18"),
     "pose_frames": (2, 3),
     "semantics": ("none", "depth", "both"),
     "synthetic_labels": ("truth", "segmenter"),
@@ -152,6 +156,7 @@ _RANGES = (
             "pose_steps",
             "pool",
             "snapshot_every",
+            "shares_every",
             "evaluate_every",
             "jitter",
             "clip_gradient",
@@ -206,6 +211,7 @@ _NARROW = dict(  # what both small presets share
     alpha_flow=10.0,
     alpha_smooth=0.01,
     alpha_task2=0.2,
+    alpha_scale=0.1,
     lr_translator=5e-4,
     lr_depth=1e-3,
     lr_pose=3e-4,
@@ -215,7 +221,7 @@ _NARROW = dict(  # what both small presets share
     cache_gib=2.0,
 )
 _LESSON = dict(synthetic="data/lesson/vkitti2", real="data/lesson/kitti_raw")
-_OFTEN = dict(log_every=1, snapshot_every=2, checkpoint_every=2)
+_OFTEN = dict(log_every=1, snapshot_every=2, shares_every=2, checkpoint_every=2)
 
 # %% ../../nbs/0_base/01_config.ipynb #f18bedc1
 def _widths(translator: int, depth: int, discriminator: int, blocks: int) -> dict[str, int]:
@@ -230,7 +236,9 @@ def _widths(translator: int, depth: int, discriminator: int, blocks: int) -> dic
 
 _TINY = dict(height=32, width=96, steps=4, batch=2, pose_width=4, segmenter_width=0.125)
 _MINI = dict(height=64, width=192, steps=500, pose_steps=200, batch=8, segmenter_width=0.25)
-_SMALL = dict(height=128, width=416, steps=20000, batch=8, alpha_task2=1.0, cache_gib=8.0)
+_SMALL = dict(
+    height=128, width=416, steps=20000, batch=8, alpha_task2=1.0, alpha_scale=0.1, cache_gib=8.0
+)
 _SMALL_RATES = dict(lr_translator=1e-4, lr_depth=2e-4, lr_pose=1e-4, lr_discriminator=1e-4)
 PRESETS: dict[str, dict] = {
     "tiny": _NARROW | _TINY | _widths(4, 4, 4, 2) | _LESSON | _OFTEN,

@@ -312,7 +312,7 @@ def _odometry_size(sequence: str) -> tuple[int, int]:
     known = {"00": (376, 1241), "01": (376, 1241), "02": (376, 1241), "03": (375, 1242)}
     return known.get(sequence, (370, 1226))
 
-
+# %% ../../nbs/3_data/35_kitti.ipynb #91f9e476
 class KittiOdometry(VideoClips):
     "Triplets of one sequence of KITTI odometry"
 
@@ -374,7 +374,7 @@ class KittiOdometry(VideoClips):
         "When each frame in use was taken"
         return self._of_frames(self.times_file, read_times(self.times_file))
 
-
+# %% ../../nbs/3_data/35_kitti.ipynb #3f172795
 _LEAP = 50  # metres in one frame's time; a car makes 1 to 4
 
 

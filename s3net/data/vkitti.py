@@ -152,7 +152,7 @@ def numbered_rows(
         table[int(frame)] = values
     return table
 
-
+# %% ../../nbs/3_data/33_vkitti.ipynb #a55754df
 def colour_table(
     path: Path | str,  # colors.txt, or an encoding file of version 1.3.1
 ) -> dict[str, tuple[int, int, int]]:  # word, or "word:instance" -> r, g, b

@@ -5,24 +5,33 @@
 # %% ../../nbs/7_eval/73_tables.ipynb #019e4beb
 from __future__ import annotations
 
-import csv
-import html
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.core import InputError, read_json, write_json
 from .depth import LOWER_IS_BETTER, METRICS, Protocol, Result, get_protocol
+from ..show.grids import Column, Figure, Grid, Line, render
 
 # %% auto #0
-__all__ = ['HERE', 'PAPER', 'Row', 'protocols_of', 'table', 'paired_difference', 'write_results', 'read_results',
-           'rows_from_runs']
+__all__ = ['HERE', 'PAPER', 'Printed', 'Row', 'depth_grid', 'protocols_of', 'table', 'paired_difference', 'write_results',
+           'read_results', 'rows_from_runs', 'named_runs']
 
 # %% ../../nbs/7_eval/73_tables.ipynb #dfc0a294
 HERE, PAPER = "run here", "from the paper"
+
+
+@dataclass(frozen=True)
+class Printed:
+    "How a publication made its figures, in words"
+
+    name: str  # how tables call it
+    text: str  # what is known of it
+
+    def describe(self) -> str:
+        "One line that goes under every table"
+        return f"{self.name}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,10 @@ class Row:
     name: str  # how the table calls it
     result: Result | Sequence[Result] | Mapping[str, float]  # one, one per seed, or printed figures
     origin: str = HERE  # "run here" or "from the paper"
-    protocol: Protocol | str | None = None  # only for printed figures
+    protocol: Protocol | Printed | str | None = None  # only for printed figures
     images: int = 697  # only for printed figures: how many images they average
+    digits: int | None = None  # only for printed figures: decimals of the source
+    bound: bool = False  # a bound such as the oracle, not a method: never best
 
     def results(self) -> list[Result]:
         "Always a list, one result a seed"
@@ -46,7 +57,9 @@ class Row:
                     "give protocol='s3net80' or another"
                 )
             figures = {k: float(v) for k, v in self.result.items()}
-            return [Result(figures, [], get_protocol(self.protocol), self.images, [])]
+            named = isinstance(self.protocol, str)
+            made = get_protocol(self.protocol) if named else self.protocol
+            return [Result(figures, [], made, self.images, [])]
         if not self.result or len({(r.protocol, r.n) for r in self.result}) > 1:
             raise InputError(
                 f"row {self.name!r} holds {len(self.result)} results that do not share "
@@ -67,44 +80,41 @@ class Row:
 _TITLES = ("Abs Rel ↓", "Sq Rel ↓", "RMSE ↓", "RMSE log ↓", "δ<1.25 ↑", "δ<1.25² ↑", "δ<1.25³ ↑")
 
 
-def _group(row: Row) -> tuple[Protocol, int]:
+def _group(row: Row) -> tuple[Protocol | Printed, int]:
     "What a row may be compared with: same protocol, same number of images"
     first = row.results()[0]
     return first.protocol, first.n
 
 
-def _best(rows: Sequence[Row], metric: str) -> float:
-    "The best printed figure of one column among rows that may be compared"
-    values = [v for v in (round(row.figure(metric)[0], 3) for row in rows) if not math.isnan(v)]
-    pick = min if metric in LOWER_IS_BETTER else max
-    return pick(values) if values else math.nan
+def _line(row: Row, beside: Mapping[str, Row]) -> Line:
+    "A row as a line of a grid"
+    results, (protocol, n) = row.results(), _group(row)
+    cells: dict[str, Figure | str] = {m: Figure(*row.figure(m), row.digits) for m in METRICS}
+    cells |= {"images": str(n), "seeds": str(len(results)), "origin": row.origin}
+    if row.name in beside:
+        quoted = beside[row.name]
+        cells["paper"] = Figure(quoted.figure("abs_rel")[0], digits=quoted.digits)
+    return Line(row.name, cells, protocol.name, (protocol, n), row.bound)
 
 
-def _cell(row: Row, metric: str) -> str:
-    "A figure as text, with its deviation over seeds"
-    mean, spread = row.figure(metric)
-    if math.isnan(mean):
-        return "–"
-    return f"{mean:.3f}" + ("" if math.isnan(spread) else f" ± {spread:.3f}")
-
-
-def _grid(rows: Sequence[Row]) -> tuple[list[str], list[list[tuple[str, bool]]]]:
-    "Column titles, and lines of (text, bold)"
-    groups: dict = {}
-    for row in rows:
-        groups.setdefault(_group(row), []).append(row)
-    many = len({p for p, _ in groups}) > 1
+def depth_grid(
+    rows: Sequence[Row],  # one a method, in the order to print within each protocol
+    title: str = "",  # printed above, or in the caption
+    digits: int = 3,  # decimals
+    beside: Mapping[str, Row] | None = None,  # name of a row -> what the paper prints for it
+) -> Grid:
+    "Rows as a grid in the columns of Tables 1, 3 and 4"
+    beside = beside or {}
+    better = ["low" if m in LOWER_IS_BETTER else "high" for m in METRICS]
+    columns = [Column(*made, digits) for made in zip(METRICS, _TITLES, better)]
+    columns += [Column("paper", "Abs Rel, from the paper", digits=digits)] * bool(beside)
     seeds = any(len(row.results()) > 1 for row in rows)
-    titles = ["Method", *_TITLES, "images", *["seeds"] * seeds, "origin", *["protocol"] * many]
-    lines = []
-    for (protocol, n), members in groups.items():
-        best = {m: _best(members, m) if len(members) > 1 else math.nan for m in METRICS}
-        for row in members:
-            line = [(row.name, False)]
-            line += [(_cell(row, m), round(row.figure(m)[0], 3) == best[m]) for m in METRICS]
-            tail = [str(n), *[str(len(row.results()))] * seeds, row.origin, *[protocol.name] * many]
-            lines.append(line + [(text, False) for text in tail])
-    return titles, lines
+    columns += [Column("images", "images"), Column("seeds", "seeds", hidden=not seeds)]
+    made = dict.fromkeys(_group(row)[0].describe() for row in beside.values())
+    remarks = [f"Abs Rel, from the paper: {how}" for how in made]
+    notes = {_group(row)[0].name: _group(row)[0].describe() for row in rows}
+    lines = [_line(row, beside) for row in rows]
+    return Grid([*columns, Column("origin", "origin")], lines, notes, remarks, title)
 
 # %% ../../nbs/7_eval/73_tables.ipynb #e62d0153
 def protocols_of(
@@ -113,141 +123,16 @@ def protocols_of(
     "The lines that go under a table"
     return list(dict.fromkeys(_group(row)[0].describe() for row in rows))
 
-# %% ../../nbs/7_eval/73_tables.ipynb #552d91b1
-def _escape_markdown(text: str) -> str:
-    "Keep a name from breaking out of its cell"
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
-
-
-def _markdown(titles: list[str], lines: list, notes: list[str], title: str) -> str:
-    "A pipe table, numbers to the right"
-    rows = ["| " + " | ".join(titles) + " |", "|:---" + "|---:" * (len(titles) - 1) + "|"]
-    for line in lines:
-        texts = (_escape_markdown(text) for text, _ in line)
-        cells = (f"**{text}**" if bold else text for text, (_, bold) in zip(texts, line))
-        rows.append("| " + " | ".join(cells) + " |")
-    head = [f"**{_escape_markdown(title)}**", ""] if title else []
-    return "\n".join([*head, *rows, "", *(f"*{_escape_markdown(note)}*  " for note in notes), ""])
-
-
-def _html_cell(text: str, bold: bool) -> str:
-    "One cell; the deviation over seeds stands small"
-    mean, plus, spread = html.escape(text).partition(" ± ")
-    mean = f"<b>{mean}</b>" if bold else mean
-    return f"<td>{mean} <small>± {spread}</small></td>" if plus else f"<td>{mean}</td>"
-
-
-def _html(titles: list[str], lines: list, notes: list[str], title: str) -> str:
-    "A table with a line above each protocol's rows, and the protocols in its foot"
-    many = titles[-1] == "protocol"
-    titles = titles[:-1] if many else titles
-    body, group = [], None
-    for line in lines:
-        if many and line[-1][0] != group:
-            group = line[-1][0]
-            span = f"<th colspan='{len(titles)}'>{html.escape(group)}</th>"
-            body.append(f"<tr class='group'>{span}</tr>")
-        cells = "".join(_html_cell(*cell) for cell in line[1 : len(titles)])
-        body.append(f"<tr><th scope='row'>{html.escape(line[0][0])}</th>{cells}</tr>")
-    head = "".join(f"<th>{html.escape(t)}</th>" for t in titles)
-    foot = "<br>".join(html.escape(note) for note in notes)
-    caption = f"<caption>{html.escape(title)}</caption>" if title else ""
-    return (
-        f"<table class='s3net'>{caption}<thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(body)}</tbody>"
-        f"<tfoot><tr><td colspan='{len(titles)}'>{foot}</td></tr></tfoot></table>"
-    )
-
-# %% ../../nbs/7_eval/73_tables.ipynb #89336fe1
-def _text(titles: list[str], lines: list, notes: list[str], title: str) -> str:
-    "Aligned columns for a terminal; the best carries a star"
-    mark = {True: "*", False: " "}
-    grid = [titles, *([text + mark[bold] for text, bold in line] for line in lines)]
-    widths = [max(len(text) for text in column) for column in zip(*grid)]
-    form = [
-        "  ".join(
-            c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))
-        )
-        for line in grid
-    ]
-    form.insert(1, "-" * len(form[0]))
-    return "\n".join([*([title] if title else []), *form, *notes, "* best of its protocol", ""])
-
-# %% ../../nbs/7_eval/73_tables.ipynb #bd9c6d34
-_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_TEX |= {c: "\\" + c for c in "&%$#_{}"}
-_TEX |= {"<": "$<$", ">": "$>$", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
-_TEX |= {"δ": r"$\delta$", "²": "$^2$", "³": "$^3$", "–": "--"}
-
-
-def _escape_latex(text: str) -> str:
-    "Text that LaTeX prints as it stands"
-    return "".join(_TEX.get(c, c) for c in text)
-
-
-def _latex(titles: list[str], lines: list, notes: list[str], title: str) -> str:
-    "A booktabs table"
-    rows = [" & ".join(map(_escape_latex, titles)) + r" \\", r"\midrule"]
-    for line in lines:
-        texts = [(_escape_latex(text), bold) for text, bold in line]
-        rows.append(" & ".join(rf"\textbf{{{t}}}" if bold else t for t, bold in texts) + r" \\")
-    caption = " ".join(
-        _escape_latex(t if t.endswith(".") else t + ".") for t in (title, *notes) if t
-    )
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}",
-            r"\toprule",
-        ]
-        + [*rows, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}", ""]
-    )
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    "All digits, one line a method, the protocol in full on each line"
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    spreads = [f"{m}_sd" for m in METRICS]
-    writer.writerow(["method", *METRICS, *spreads, "images", "seeds", "origin", "protocol"])
-    for row in rows:
-        figures = [row.figure(m) for m in METRICS]
-        cells = [
-            "" if math.isnan(v) else repr(v)
-            for v in (*(f[0] for f in figures), *(f[1] for f in figures))
-        ]
-        protocol, n = _group(row)
-        writer.writerow([row.name, *cells, n, len(row.results()), row.origin, protocol.describe()])
-    return out.getvalue()
-
 # %% ../../nbs/7_eval/73_tables.ipynb #c34e51e3
-_FORMATS = dict(markdown=_markdown, html=_html, latex=_latex, text=_text)
-
-
 def table(
     rows: Sequence[Row],  # one a method, in the order to print within each protocol
     fmt: str = "markdown",  # "markdown", "html", "latex", "csv" or "text" for a terminal
     title: str = "",  # printed above, or in the caption
+    digits: int = 3,  # decimals
+    beside: Mapping[str, Row] | None = None,  # name of a row -> what the paper prints for it
 ) -> str:  # the table, protocols included
     "A table in the paper's columns (Tables 1, 3, 4), best in bold, protocol underneath"
-    if fmt not in (*_FORMATS, "csv"):
-        raise InputError(
-            f"table format {fmt!r} is not known; use one of {', '.join(_FORMATS)}, csv"
-        )
-    if not rows:
-        raise InputError("a table needs at least one row; evaluate something first")
-    if fmt == "csv":
-        return _csv(rows)
-    if fmt == "text":  # a terminal is narrow: one block a protocol
-        by_protocol: dict = {}
-        for row in rows:
-            by_protocol.setdefault(_group(row)[0], []).append(row)
-        blocks = [
-            _text(*_grid(members), protocols_of(members), "") for members in by_protocol.values()
-        ]
-        return "\n".join([title, ""] * bool(title) + blocks)
-    return _FORMATS[fmt](*_grid(rows), protocols_of(rows), title)
+    return render(depth_grid(rows, title, digits, beside), fmt)
 
 # %% ../../nbs/7_eval/73_tables.ipynb #41469a06
 def paired_difference(
@@ -279,11 +164,11 @@ def write_results(
 
 
 def read_results(
-    run: str | Path,  # run folder
+    run: str | Path,  # run folder, or a file like its result.json
     name: str = "depth",  # as given to `write_results`
 ) -> dict[str, Result]:  # by protocol name
     "Results of a run, by the name of their protocol"
-    path = Path(run) / "result.json"
+    path = Path(run) if Path(run).suffix == ".json" else Path(run) / "result.json"
     held = read_json(path)
     if not isinstance(held, dict) or name not in held:
         raise InputError(
@@ -297,7 +182,7 @@ def rows_from_runs(
     protocol: Protocol | str,  # which of their results
     name: str = "depth",  # which set of results
 ) -> list[Row]:  # one row a method
-    "Rows of a table from finished run folders"
+    "Rows of a table from finished run folders, or files like their result.json"
     wanted = get_protocol(protocol)
     rows = []
     for method, folders in runs.items():
@@ -310,3 +195,23 @@ def rows_from_runs(
             )
         rows.append(Row(method, found))
     return rows
+
+# %% ../../nbs/7_eval/73_tables.ipynb #5da013d5
+def named_runs(
+    words: Sequence[str],  # "name=folder"; the same name again, or stars in it, for more seeds
+) -> dict[str, list[Path]]:  # name -> run folders, for `rows_from_runs`
+    "Which runs make which row of a table, as words"
+    found: dict[str, list[Path]] = {}
+    for word in words:
+        name, equals, place = word.partition("=")
+        if not (equals and name.strip() and place.strip()):
+            raise InputError(
+                f"{word!r} is not a row, expected name=folder such as S3Net=runs/s3net"
+            )
+        path = Path(place.strip())
+        magic = any(c in path.name for c in "*?[")
+        here = sorted(path.parent.glob(path.name)) if magic else [path]
+        if not here or not here[0].exists():
+            raise InputError(f"{place.strip()} does not exist; name a run folder or a result file")
+        found.setdefault(name.strip(), []).extend(here)
+    return found

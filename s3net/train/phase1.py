@@ -18,7 +18,15 @@ from ..data.loaders import BatchStream
 from ..data.samples import RealClip, SyntheticPair
 from ..losses.adversarial import critic_adversarial
 from ..losses.flow import RigidTruth, flow_mask
-from ..losses.objective import Report, Term, phase1_objective, phase1_weights, weighted_sum
+from ..losses.measures import class_stats, critic_stats, depth_stats
+from s3net.losses.objective import (
+    Report,
+    Term,
+    join,
+    phase1_objective,
+    phase1_weights,
+    weighted_sum,
+)
 from ..losses.semantic import segmentation_loss
 from ..nets.depth import to_metres
 from ..nets.discriminator import ImagePool, clamp_weights
@@ -150,7 +158,10 @@ def untranslated(
     metres = metres_of(coded[0], cfg)
     maps = {"image": pair.image_t, "truth": pair.depth_t, "depth": metres[:half]}
     maps |= {"real": clip.image_tgt, "depth_real": metres[half:]}
-    return report._replace(maps=report.maps | maps)
+    on_real = coded[0][half:].detach()
+    return report._replace(
+        maps=report.maps | maps, measure=lambda: depth_stats(on_real, cfg.max_depth)
+    )
 
 # %% ../../nbs/6_train/66_phase1.ipynb #08bcfadc
 def _translate(
@@ -207,11 +218,12 @@ def translated(
         )
     with frozen(nets["discriminator"]):
         fake_map = nets["discriminator"](fake)
+    opinions: list[Tensor] = []
     report = phase1_objective(
         phase1_weights(cfg),
         fake_map=fake_map,
         identity=lambda: (same, clip.image_tgt),
-        logits=lambda: (judged(nets["segmenter"], fake), judged(nets["segmenter"], pair.image_t)),
+        logits=lambda: _opinions(nets["segmenter"], fake, pair.image_t, opinions),
         flow=lambda: (fake, fake_t1, *pair_mask(pair, cfg.flow_form)),
         task=(depth.coded, pair.depth_t),
         smooth=lambda: (on_real.coded, clip.image_tgt),
@@ -223,20 +235,43 @@ def translated(
     feature_real = None if on_real is None else on_real.feature.detach()
     phase.fakes[micro] = Fakes(fake.detach(), clip.image_tgt, depth.feature.detach(), feature_real)
     report = _with_segmenter(phase, report, pair, fake.detach())
-    maps = {
-        "image": pair.image_t,
-        "translated": fake,
-        "real": clip.image_tgt,
-        "truth": pair.depth_t,
-    }
-    maps |= {"depth": metres_of(depth.coded[0], cfg)}
+    maps = {"image": pair.image_t, "translated": fake, "real": clip.image_tgt}
+    maps |= {"truth": pair.depth_t, "depth": metres_of(depth.coded[0], cfg)}
     maps |= {"depth_real": metres_of(on_real.coded[0], cfg)} if on_real is not None else {}
-    return report._replace(maps=report.maps | {name: m.detach() for name, m in maps.items()})
+    coded = None if on_real is None else on_real.coded[0].detach()
+    labels, truth = report.maps.get("labels"), pair.labels_t
+    return report._replace(
+        maps=report.maps | {name: m.detach() for name, m in maps.items()},
+        measure=lambda: _measures(cfg, coded, labels, truth, opinions),
+    )
 
 # %% ../../nbs/6_train/66_phase1.ipynb #79969583
 def _feature_map(net: nn.Module, feature: Tensor) -> Tensor:
     with frozen(net):
         return net(feature)
+
+
+def _opinions(
+    segmenter: nn.Module, fake: Tensor, image: Tensor, kept: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    "S_seg on G(x_t) and on x_t; the first is kept, without gradient, to be measured"
+    logits = judged(segmenter, fake), judged(segmenter, image)
+    kept.append(logits[0].detach())
+    return logits
+
+
+def _measures(
+    cfg: Config,
+    coded: Tensor | None,
+    labels: Tensor | None,
+    truth: Tensor,
+    opinions: list[Tensor],
+) -> dict[str, Tensor]:
+    "Depth of the real images; S_seg on the translated ones, as a pupil or as a judge"
+    found = {} if coded is None else depth_stats(coded, cfg.max_depth)
+    if labels is None and opinions:
+        labels = opinions[0].argmax(1)
+    return found if labels is None else found | class_stats(labels, truth)
 
 
 def _with_segmenter(phase: Phase1, report: Report, pair: SyntheticPair, fake: Tensor) -> Report:
@@ -247,7 +282,7 @@ def _with_segmenter(phase: Phase1, report: Report, pair: SyntheticPair, fake: Te
     loss = segmentation_loss(logits, torch.cat([pair.labels_t, pair.labels_t]))
     more = weighted_sum({"segmenter": (1.0, lambda: loss)})
     maps = {"labels": logits[len(fake) :].detach().argmax(1), "labels_truth": pair.labels_t}
-    return Report(report.total + more.total, report.terms | more.terms, report.maps | maps)
+    return join(report, more._replace(maps=maps))
 
 # %% ../../nbs/6_train/66_phase1.ipynb #85ee2515
 def critic(
@@ -263,9 +298,10 @@ def critic(
     report = weighted_sum(
         {"critic": (1.0, lambda: critic_adversarial(real_map, fake_map, phase.cfg.gan_form))}
     )
-    told = {"score_real": real_map.detach().mean(), "score_fake": fake_map.detach().mean()}
+    stats = critic_stats(real_map, fake_map)
+    told = {"score_real": stats["critic_real"], "score_fake": stats["critic_fake"]}
     terms = report.terms | {name: Term(value, 0.0) for name, value in told.items()}
-    return report._replace(terms=terms)
+    return report._replace(terms=terms, measure=lambda: stats)
 
 
 def feature_critic(

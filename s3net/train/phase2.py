@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from ..base.config import Config
 from ..data.loaders import BatchStream
 from ..data.samples import RealClip, SyntheticPair
+from ..losses.measures import depth_stats, mask_stats, pose_stats, warp_stats
 from ..losses.objective import Clip, Report, phase2_objective, phase2_weights
+from ..losses.view_synthesis import identity_errors
 from .loop import Update
 from .networks import build_nets
 from .phase1 import metres_of
@@ -46,10 +48,12 @@ class Phase2:
     translator: nn.Module | None = None  # frozen G; None trains on untranslated images
     segmenter: Callable[[Tensor], Tensor] | None = None  # labels synthetic frames; None = truth
     device: torch.device | str = "cpu"
+    anchor: nn.Module | None = None  # f_T as phase 1 left it; None = nothing holds the scale
 
     def __post_init__(self) -> None:
-        if self.translator is not None:
-            self.translator.to(self.device).eval().requires_grad_(False)
+        for net in (self.translator, self.anchor):
+            if net is not None:
+                net.to(self.device).eval().requires_grad_(False)
 
     @property
     def nets(self) -> dict[str, nn.Module]:
@@ -67,10 +71,10 @@ class Phase2:
         if taught and filmed and self.cfg.schedule == "alternating":
             taught = (step - self.cfg.pose_steps) % (1 + self.cfg.self_ratio) == 0
             filmed = not taught
-        if not filmed:
-            weights = weights | {"pose": 0.0, "mask": 0.0, "smooth": 0.0}
-        if not taught:
-            weights = weights | {"task": 0.0}
+        silent = () if filmed else ("pose", "mask", "smooth", "scale")
+        silent += () if taught else ("task",)
+        silent += () if self.anchor is not None else ("scale",)
+        weights = weights | dict.fromkeys(silent, 0.0)
         name = "weighted" if taught and filmed else "supervised" if taught else "self"
         movers = ("depth", "pose") if filmed else ("depth",)
         return [Update(name, movers, lambda m: report_of(self, first + m, weights))]
@@ -112,17 +116,21 @@ def clip_inputs(
     by_frame = list(zip(*(c.chunk(used) for c in coded)))
     sources = [list(c) for c in by_frame[1:]] if used == 3 else None
     poses = phase.nets["pose"](frames)
-    return Clip(frames[0], frames[1:], list(by_frame[0]), sources, poses, clip.K)
+    before = None
+    if phase.anchor is not None and teach:
+        with torch.no_grad():
+            before = phase.anchor(frames[0], semantics_of(clip.labels_tgt)).depth
+    return Clip(frames[0], frames[1:], list(by_frame[0]), sources, poses, clip.K, before)
 
 # %% ../../nbs/6_train/67_phase2.ipynb #adf36197
 def report_of(
     phase: Phase2,  # nets and streams
     k: int,  # number of the batch
-    weights: dict[str, float],  # of pose, mask, task, smooth; 0 leaves a term out
+    weights: dict[str, float],  # of PHASE2_TERMS; 0 leaves a term out
     teach: bool = True,  # whether f_T learns from the clip
 ) -> Report:
     "Eq. 11 with these weights"
-    cfg, clip, task, maps = phase.cfg, None, None, {}
+    cfg, clip, task, maps, measure = phase.cfg, None, None, {}, dict
     if weights["task"]:
         pair = phase.synthetic.batch(k).to(phase.device)
         coded, truth, image = supervised_inputs(phase, pair)
@@ -139,4 +147,25 @@ def report_of(
         reduce=cfg.reduce,
         max_depth=cfg.max_depth,
     )
-    return report._replace(maps=report.maps | {name: m.detach() for name, m in maps.items()})
+    if clip is not None:
+        measure = _measures(clip, report.maps, cfg)
+    maps = report.maps | {name: m.detach() for name, m in maps.items()}
+    return report._replace(maps=maps, measure=measure)
+
+# %% ../../nbs/6_train/67_phase2.ipynb #1d35d9ab
+def _measures(clip: Clip, maps: dict[str, Tensor], cfg: Config) -> Callable[[], dict[str, Tensor]]:
+    "Depth, motion, warps and masks of a clip, to be measured when asked; holds no graph"
+    coded, frames = clip.coded_tgt[0].detach(), (clip.target, clip.sources)
+    poses = [T.detach() for T in clip.T_src_tgt]
+
+    def measure() -> dict[str, Tensor]:
+        found = depth_stats(coded, cfg.max_depth) | pose_stats(poses)
+        warped = [maps["error_prev"], maps["error_next"]]
+        still = [maps[k] for k in ("error_still_prev", "error_still_next") if k in maps]
+        found |= warp_stats(warped, still or identity_errors(*frames))
+        if "mask_forward" in maps:
+            back = [maps[k] for k in ("mask_backward_prev", "mask_backward") if k in maps]
+            found |= mask_stats(maps["mask_forward"], back)
+        return found
+
+    return measure

@@ -12,16 +12,25 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from torch import nn
 
 from ..base.config import Config
 from ..base.core import InputError, atomic_path, read_json, write_json
+from ..base.process import attended
 from ..data.loaders import BatchStream
 from .loop import Hook, Phase, make_accelerator, train
 from .models import load_given, weight_file
 from .networks import build_nets, needs_segmenter
 from .phase1 import Phase1, phase1_state
 from .phase2 import Phase2, phase2_state
-from .record import Run, asked_to_stop, restore, standard_hooks, start_run
+from s3net.train.record import (
+    Run,
+    asked_to_pause,
+    asked_to_stop,
+    restore,
+    standard_hooks,
+    start_run,
+)
 from .segmenter import SegmenterPhase, segmenter_state, validate_segmenter
 from s3net.train.sources import (
     OraclePairs,
@@ -33,7 +42,7 @@ from s3net.train.sources import (
     stream,
     synthetic_dataset,
 )
-from .state import load_weights, save_weights
+from .state import TrainState, load_weights, save_weights
 
 # %% ../../nbs/6_train/69_runs.ipynb #5c20c946
 def adopt(
@@ -97,25 +106,29 @@ def execute(
     until: int | None = None,  # stop after this step, as a STOP file would
 ) -> Run:
     "Restore, train, record"
-    cfg = run.config
-    with alone(run):
-        done = restore(run, phase.state)
+    cfg, state = run.config, phase.state
+    with contextlib.ExitStack() as block:
+        block.enter_context(alone(run))
+        done = restore(run, state)
         if done >= cfg.steps:
             return run
-        (run.path / "STOP").unlink(missing_ok=True)
+        block.enter_context(attended(run.path, cfg.steps, lambda: state.step))
         standard = standard_hooks(run, cfg, done, title)
-        with contextlib.closing(standard[-1]):  # the bar ends its line, whatever happens
-            train(
-                phase,
-                cfg,
-                make_accelerator(cfg),
-                [*standard, *hooks],
-                stop=lambda: phase.state.step == until or asked_to_stop(run),
-                on_bad=lambda step: save_batches(phase, run, step),
-            )
+        for hook in standard:  # pictures are finished and the bar's line is ended, come what may
+            if hasattr(hook, "close"):
+                block.callback(hook.close)
+        train(
+            phase,
+            cfg,
+            make_accelerator(cfg),
+            [*standard, *hooks],
+            stop=lambda: state.step == until or asked_to_stop(run),
+            on_bad=lambda step: save_batches(phase, run, step),
+            pause=lambda: asked_to_pause(run),
+        )
     return run
 
-
+# %% ../../nbs/6_train/69_runs.ipynb #c2a10281
 def save_batches(
     phase: Phase,  # whose streams are asked
     run: Run,  # where to write
@@ -188,6 +201,20 @@ def run_phase1(
     return execute(phase, run, "phase 1" if cfg.translate else "no translation", hooks, until)
 
 # %% ../../nbs/6_train/69_runs.ipynb #cf459493
+def _from_phase1(
+    run: Run, first: Run, state: TrainState, device: torch.device
+) -> dict[str, nn.Module]:  # "translator" and "anchor" of `Phase2`, where there are such
+    "Take what phase 1 hands on: its depth net as the start, G, S_seg, and its word on the scale"
+    cfg, translated = run.config, first.config.translate
+    names = ["depth"] + ["translator"] * translated + ["segmenter"] * (cfg.semantics != "none")
+    adopt(run, cfg.phase1_run, names)
+    adopt_frames(run, first)
+    load_weights(state.modules["depth"], run.path / "inputs" / "depth.safetensors")
+    kept = {"translator": "translator"} if translated else {}
+    kept |= {"anchor": "depth"} if cfg.alpha_scale else {}
+    return {part: load_given(run, name, device) for part, name in kept.items()}
+
+
 def run_phase2(
     cfg: Config,  # settings
     path: str | Path,  # run folder
@@ -207,20 +234,18 @@ def run_phase2(
     clips = real_dataset(cfg)
     run = start_run(path, "phase2", cfg, data_fingerprints(cfg), resume)
     record_frames(run.path, clips)
-    state, translator = phase2_state(cfg, device), None
-    if first is not None:
-        names = ["depth"] + ["translator"] * first.config.translate
-        adopt(run, cfg.phase1_run, names + ["segmenter"] * (cfg.semantics != "none"))
-        adopt_frames(run, first)
-        load_weights(state.modules["depth"], run.path / "inputs" / "depth.safetensors")
-        translator = load_given(run, "translator", device) if first.config.translate else None
+    state = phase2_state(cfg, device)
+    given = _from_phase1(run, first, state, device) if first is not None else {}
+    if first is None and cfg.semantics != "none":
+        source = _need(cfg.segmenter_run, "segmenter_run", "label channels need S_seg", "segmenter")
+        adopt(run, source, ["segmenter"])
     judge = None
     if cfg.semantics != "none":
         net = load_given(run, "segmenter", device)
         clips = labelled(clips, net, run.path / "labels", device)
         judge = segment(net, device) if cfg.synthetic_labels == "segmenter" else None
     real = stream(clips, cfg, "real")
-    phase = Phase2(cfg, state, synthetic, real, translator, judge, device)
+    phase = Phase2(cfg, state, synthetic, real, segmenter=judge, device=device, **given)
     return execute(phase, run, "phase 2", hooks, until)
 
 

@@ -16,6 +16,7 @@ from ..base.config import Config
 from ..base.core import CLASSES
 from ..data.loaders import BatchStream
 from ..data.samples import collate
+from ..losses.measures import class_stats
 from ..losses.objective import Report, weighted_sum
 from ..losses.semantic import IouScores, confusion, iou_scores, segmentation_loss
 from .loop import Update
@@ -59,7 +60,9 @@ class SegmenterPhase:
             "labels": logits.detach().argmax(1),
             "labels_truth": pair.labels_t,
         }
-        return report._replace(maps=maps)
+        return report._replace(
+            maps=maps, measure=lambda: class_stats(maps["labels"], maps["labels_truth"])
+        )
 
 # %% ../../nbs/6_train/65_segmenter.ipynb #62ccc62e
 @torch.no_grad()
