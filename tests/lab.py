@@ -319,15 +319,6 @@ class Desk:
                 return same
             self.page.wait_for_timeout(40)
 
-    def unchanged_all(self, before: dict[str, str], seconds: float) -> bool:
-        "Wait until any of the views looks different; whether none ever did"
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self.looks(list(before)) != before:
-                return False
-            self.page.wait_for_timeout(20)
-        return True
-
     def count_changes(self, views: list[str], least: int, seconds: float) -> dict[str, int]:
         "Wait until views that move by themselves have changed often enough; those that have not"
         seen = {view: [look] for view, look in self.looks(views).items()}
@@ -349,15 +340,19 @@ class Desk:
         "Texts of the panel that stand out too little from what is behind them"
         return self.page.evaluate(CONTRAST, least)
 
-    def until(self, told: Callable[[], bool], what: str, seconds: float = 20) -> None:
-        "Wait for something to become true"
+    def comes_true(self, told: Callable[[], bool], seconds: float) -> bool:
+        "Wait for something; whether it came"
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             with contextlib.suppress(Error):  # a view that is being replaced
                 if told():
-                    return
-            self.page.wait_for_timeout(50)
-        raise AssertionError(f"{what}: not within {seconds:g} s")
+                    return True
+            self.page.wait_for_timeout(30)
+        return False
+
+    def until(self, told: Callable[[], bool], what: str, seconds: float = 30) -> None:
+        "Wait for something that must come"
+        assert self.comes_true(told, seconds), f"{what}: not within {seconds:g} s"
 
     @contextlib.contextmanager
     def whole_panel(self) -> Iterator[None]:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 from conftest import ROOT
 from typer.testing import CliRunner
 
 from s3net.app import jobs as app_jobs
 from s3net.app.ablate import Outcome, Plan, gather, ground, plan_of, run_ablation
-from s3net.app.ablation import ablate, summary_grid
+from s3net.app.ablation import summary_grid
+from s3net.app.cli import app
 from s3net.app.cluster import missing_packages
 from s3net.app.jobs import Job
 from s3net.app.stages import Lengths, distinct
@@ -31,17 +31,8 @@ from s3net.show.grids import render
 from s3net.train.runs import RUNS
 
 QUIET = ["device=cpu", "snapshot_every=0", "shares_every=0"]
-COMMAND = """
-import sys, typer
-from s3net.app.ablation import ablate
-from s3net.base.core import InputError
-app = typer.Typer()
-app.command()(ablate)
-try:
-    app()
-except InputError as error:
-    sys.exit(f"s3net: {error}")
-"""
+COMMAND = "from s3net.app.cli import main; main()"
+LOCAL = dict(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0")
 PATIENCE = 600  # seconds, for a machine that does other things as well
 
 
@@ -67,8 +58,9 @@ class Here:
 def command(place: Path, *words: str) -> Iterator[subprocess.Popen]:
     "The command in a process of its own, as a shell starts it; ended with the block"
     folders = ["--out", str(place / "runs"), "--results", str(place / "results")]
+    common = [*QUIET, "--preset", "tiny"]
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "table4", *QUIET, "--preset", "tiny", *folders, *words],
+        [sys.executable, "-c", COMMAND, "ablate", "table4", *common, *folders, *words],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -124,6 +116,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.timeout(2 * PATIENCE)
 def test_killed_and_started_again(tmp_path: Path) -> None:
     """Ctrl-C; then a child is killed, and later the command itself: its trainings live on.
 
@@ -134,7 +127,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
         until(lambda: len(processes(runs)) >= 2, first)
         first.send_signal(signal.SIGINT)
         said, _ = first.communicate(timeout=PATIENCE)
-    assert first.returncode == 1 and "goes on from the last checkpoints" in said
+    assert first.returncode == 2 and "goes on from the last checkpoints" in said
     assert not alive(runs)
     with command(tmp_path, *words) as second:
         until(lambda: alive(runs), second)
@@ -174,9 +167,7 @@ def undisturbed(place: Path) -> Outcome:
 
 def run_command(*words: str) -> tuple[int, str]:
     "The command in this process: its exit code and what it said"
-    app = typer.Typer()
-    app.command()(ablate)
-    told = CliRunner().invoke(app, ["table4", *QUIET, "--preset", "tiny", *words])
+    told = CliRunner().invoke(app, ["ablate", "table4", *QUIET, "--preset", "tiny", *words])
     if isinstance(told.exception, InputError):
         return 2, str(told.exception)
     return told.exit_code, told.output
@@ -227,6 +218,7 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+@pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.skipif(
     bool(missing_packages()), reason="the extra [cluster] is not installed: distributed is missing"
 )
@@ -234,13 +226,13 @@ def test_cluster_loses_a_worker(tmp_path: Path) -> None:
     "A worker and its training are killed together, as if a machine had died; no row is lost"
     import distributed
 
-    words = ["--seeds", "2", "--rows", "1,2", "--lengths", "1,20,20"]
-    lengths, runs = Lengths(1, 20, 20), tmp_path / "runs"
-    plan = plan_of("table4", ground("tiny", QUIET), 2, rows="1,2", lengths=lengths, out=runs)
+    words = ["--seeds", "1", "--rows", "1,2", "--lengths", "1,6,6"]
+    lengths, runs = Lengths(1, 6, 6), tmp_path / "runs"
+    plan = plan_of("table4", ground("tiny", QUIET), 1, rows="1,2", lengths=lengths, out=runs)
     plan = Plan(**vars(plan) | {"results": tmp_path / "results"})
     wanted = {job.path.name for job in distinct(j for c in plan.cells().values() for j in c.jobs)}
     with (
-        distributed.LocalCluster(2, 1, processes=True, dashboard_address=None) as cluster,
+        distributed.LocalCluster(**LOCAL) as cluster,
         distributed.Client(cluster) as client,
         command(tmp_path, *words, "--cluster", cluster.scheduler_address) as process,
     ):

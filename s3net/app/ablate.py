@@ -18,10 +18,10 @@ from .recipes import Recipe, place_in, read_recipe, recipes
 from .results import Cell, Grounds, cell, judge_constant, read_result, result_of
 from .stages import Lengths, distinct, lengths_of
 from ..base.config import Config, override, preset, with_changes
-from ..base.core import InputError, data_dir, read_json, write_json
+from ..base.core import InputError, data_dir, file_lock, read_json, write_json
 from ..base.process import environment
 from ..data.layouts import render_layouts
-from ..data.miniworld import render_world
+from ..data.miniworld import lesson_world, render_world
 
 # %% ../../nbs/9_app/975_ablate.ipynb #abd14bdd
 @dataclass(frozen=True)
@@ -179,17 +179,18 @@ def prepare(
     plan: Plan,  # says where
 ) -> None:
     "Render the world, and the other layouts where they are asked for, if they are missing"
-    world, name = plan.grounds.world, WORLDS.get(plan.base.preset)
-    own = name is not None and world == data_dir() / name
-    if not (world / "test.json").is_file():
-        if not own:
-            raise InputError(
-                f"{world / 'test.json'} is missing; render that world with s3net world"
-            )
-        render_world(world, name, workers=min(2, os.cpu_count() or 1))
-    layouts = plan.grounds.layouts
-    if layouts and not (layouts / "layouts.json").is_file():
-        render_layouts(layouts, name or "mini")
+    world, layouts = plan.grounds.world, plan.grounds.layouts
+    name = WORLDS.get(plan.base.preset, "")
+    own = world == data_dir() / name
+    if not own and not (world / "test.json").is_file():
+        raise InputError(f"{world / 'test.json'} is missing; render that world with s3net world")
+    if own and name == "lesson":
+        lesson_world()
+    with file_lock(world.parent / f"{world.name}.lock"):
+        if not (world / "test.json").is_file():
+            render_world(world, name, workers=min(2, os.cpu_count() or 1))
+        if layouts and not (layouts / "layouts.json").is_file():
+            render_layouts(layouts, name or "mini")
 
 
 def still_needed(

@@ -157,9 +157,10 @@ def report_text(
 
 # %% ../../nbs/9_app/978_ablation.ipynb #9a84a11b
 _STYLE = (
-    "body{font:15px/1.5 sans-serif;max-width:75em;margin:2em auto;padding:0 1em}"
+    "body{font:15px/1.5 sans-serif;max-width:85em;margin:2em auto;padding:0 1em}"
     "table{border-collapse:collapse;margin:1.5em 0}td,th{padding:.2em .7em;text-align:right}"
-    "th[scope=row],caption,tfoot td{text-align:left}thead th{border-bottom:1px solid}"
+    "tbody td,tbody th{white-space:nowrap}thead th{border-bottom:1px solid}svg{max-width:100%}"
+    "th[scope=row],thead th:first-child,caption,tfoot td{text-align:left}"
     "caption{font-weight:bold}tfoot td{color:#666;font-size:85%}.group th{text-align:left}"
 )
 
@@ -225,7 +226,9 @@ Table = Annotated[str, typer.Argument(help=f"{', '.join(TABLES)}; text = section
 Preset = Annotated[str, typer.Option("--preset", help="tiny, mini or small; any with --world")]
 Count = Annotated[int, typer.Option("--seeds", help="how many seeds")]
 First = Annotated[int, typer.Option("--first-seed", help="number of the first of them")]
-Jobs = Annotated[int | None, typer.Option("--jobs", help="trainings at once; default: cores, 2")]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", help="trainings at once; default: one a core, 2 at most")
+]
 Out = Annotated[Path | None, typer.Option(help="folder of all runs; default runs/TABLE")]
 Kept = Annotated[Path | None, typer.Option(help="finished rows; default results/TABLE")]
 WorldAt = Annotated[Path | None, typer.Option("--world", help="another rendered miniworld")]

@@ -112,17 +112,19 @@ def _as_before(
         )
     return values | known
 
-# %% ../../nbs/9_app/987_experiment.ipynb #bd0fa9b7
+# %% ../../nbs/9_app/987_experiment.ipynb #f826d068
 def _execute(path: Path, target: Path, values: Mapping[str, Value], cwd: Path, quiet: bool) -> None:
     "Run the notebook in a kernel of its own; `target` grows with every cell"
     import nbformat
     from papermill import execute_notebook
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
 
+    notebook = load_notebook_node(nbformat.read(path, as_version=4))
     braces = str(target.resolve()).replace("{", "{{").replace("}", "}}")  # papermill formats paths
     execute_notebook(
-        nbformat.read(path, as_version=4),
+        parameterize_notebook(notebook, dict(values)),
         braces,
-        parameters=dict(values),
         progress_bar=False,
         stderr_file=None if quiet else sys.stderr,
         resources={"metadata": {"path": str(cwd)}},  # the kernel's own, this process stays

@@ -26,7 +26,7 @@ from ..eval.make3d import Make3dResult
 from ..eval.odometry import MotionScore
 from ..eval.paper import paper_rows
 from ..eval.runs import evaluate_model, evaluate_run, evaluation_hooks, read_frames
-from ..eval.tables import Row, read_results
+from ..eval.tables import Row
 from ..eval.truth import CONSTANT
 from ..train.record import Run
 from ..train.runs import RUNS

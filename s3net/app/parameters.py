@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['Value', 'Parameter', 'find_notebook', 'read_parameters', 'describe_parameters', 'read_words']
 
-# %% ../../nbs/9_app/986_parameters.ipynb #3549cdf0
+# %% ../../nbs/9_app/986_parameters.ipynb #54d7cfd7
 import ast
+import io
 import json
 import math
+import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,23 +87,24 @@ def _assigned(path: Path, node: ast.stmt) -> tuple[str, Value]:
         ) from error
     return targets[0].id, value
 
-# %% ../../nbs/9_app/986_parameters.ipynb #c5f6437d
+# %% ../../nbs/9_app/986_parameters.ipynb #1a2fdb4e
 def read_parameters(
     path: str | Path,  # a notebook
 ) -> dict[str, Parameter]:  # name -> parameter, in order
-    "The parameters that a notebook declares, as papermill sees them too"
-    from papermill import inspect_notebook
-
+    "The parameters that a notebook declares"
     path = Path(path)
     source = _parameter_cell(path)
     try:
         statements = ast.parse(source).body
     except SyntaxError as error:
         raise InputError(f"{path}: the parameters are not Python ({error}); mend them") from error
-    values = dict(_assigned(path, node) for node in statements)
-    braces = str(path).replace("{", "{{").replace("}", "}}")  # papermill formats paths
-    seen = inspect_notebook(braces)
-    return {n: Parameter(n, v, seen.get(n, {}).get("help", "")) for n, v in values.items()}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    said = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    found = {}
+    for node in statements:
+        name, value = _assigned(path, node)
+        found[name] = Parameter(name, value, said.get(node.end_lineno, ""))
+    return found
 
 
 def describe_parameters(

@@ -95,7 +95,7 @@ STEPS = {
         Step("self_supervised", "auto_mask", "auto-masking"),
         Step("auto_mask", "s3net", "semantics again"),
         Step("augment_both", "self_supervised_s", "self-supervision alone"),
-        Step("self_supervised_s", "s3net", "auto-masking, with semantics"),
+        Step("self_supervised_s", "auto_mask_s", "auto-masking, with semantics"),
     )
 }
 

@@ -147,12 +147,12 @@ def error_curves(
     ax.legend(frameon=False, fontsize=9)
     return fig
 
-# %% ../../nbs/7_eval/794_figures.ipynb #aedbbb3c
+# %% ../../nbs/7_eval/794_figures.ipynb #6fc00656
 def loss_curves(
     run: str | Path,  # run folder
     width: float = 8.0,  # inches
 ) -> Drawing:
-    "Every weighted term of a run over its steps, one panel an update; logarithmic if it can be"
+    "Every weighted term of a run over its steps, one panel an update, logarithmic where it helps"
     found = {name: c for name, c in curves(read_metrics(run)).items() if any(c[1])}
     updates = list(dict.fromkeys(name.partition("/")[0] for name in found))
     if not updates:
@@ -166,14 +166,15 @@ def loss_curves(
         for name, (steps, values) in found.items():
             if name.partition("/")[0] == update:
                 ax.plot(steps, values, lw=1.4, label=name.partition("/")[2])
-        low = min(min(line.get_ydata()) for line in ax.get_lines())
-        ax.set_yscale("log" if low > 0 else "linear")
+        values = [y for line in ax.get_lines() for y in line.get_ydata()]
+        far = 0 < 10 * min(values) < max(values)
+        ax.set_yscale("log" if far else "linear")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_title(update, fontsize=9)
         ax.set_xlabel("step", fontsize=9)
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize=7)
+        ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     axes[0, 0].set_ylabel("weighted loss", fontsize=9)
     return fig
 

@@ -143,7 +143,7 @@ def paper_rows(
         protocol = get_protocol(f"s3net{line.cap:g}")
         if median_scaled(line):
             words = f"truth < {line.cap:g} m, Garg crop, median scaling per image, 697 images"
-            protocol = Printed(f"as published, {line.cap:g} m", words)
+            protocol = Printed(f"as published, {line.cap:g} m", words, median_scaling=True)
         rows.append(Row(line.name, line.figures, PAPER, protocol, digits=line.digits))
     return rows
 

@@ -28,6 +28,7 @@ class Printed:
 
     name: str  # how tables call it
     text: str  # what is known of it
+    median_scaling: bool = False  # whether each prediction took its scale from the truth
 
     def describe(self) -> str:
         "One line that goes under every table"
@@ -90,9 +91,10 @@ def _line(row: Row, beside: Mapping[str, Row]) -> Line:
     "A row as a line of a grid"
     results, (protocol, n) = row.results(), _group(row)
     cells: dict[str, Figure | str] = {m: Figure(*row.figure(m), row.digits) for m in METRICS}
-    cells |= {"images": str(n), "seeds": str(len(results)), "origin": row.origin}
-    if row.name in beside:
-        quoted = beside[row.name]
+    seeds = "–" if row.origin == PAPER else str(len(results))
+    cells |= {"images": str(n), "seeds": seeds, "origin": row.origin}
+    quoted = beside.get(row.name)
+    if quoted and _group(quoted)[0].median_scaling == protocol.median_scaling:
         cells["paper"] = Figure(quoted.figure("abs_rel")[0], digits=quoted.digits)
     return Line(row.name, cells, protocol.name, (protocol, n), row.bound)
 

@@ -149,12 +149,17 @@ def _markdown(grid: Grid) -> str:
     feet = (f"*{_escape_markdown(foot)}*  " for foot in grid.feet())
     return "\n".join([*head, *rows, "", *feet, ""])
 
-# %% ../../nbs/2_show/24_grids.ipynb #af6266c2
+# %% ../../nbs/2_show/24_grids.ipynb #fd7474dc
 def _html_cell(text: str, bold: bool) -> str:
     "One cell; a deviation stands small"
     mean, plus, spread = html.escape(text).partition(" ± ")
     mean = f"<b>{mean}</b>" if bold else mean
-    return f"<td>{mean} <small>± {spread}</small></td>" if plus else f"<td>{mean}</td>"
+    if not plus:
+        return f"<td>{mean}</td>"
+    return f"<td style='white-space:nowrap'>{mean} <small>± {spread}</small></td>"
+
+
+_LEFT = "style='text-align:left'"  # JupyterLab sets every cell to the right
 
 
 def _html(grid: Grid) -> str:
@@ -163,17 +168,18 @@ def _html(grid: Grid) -> str:
     body, last = [], None
     for group, line in _cells(grid):
         if many and group != last:
-            last, span = group, f"<th colspan='{len(titles)}'>{html.escape(group)}</th>"
+            last, span = group, f"<th colspan='{len(titles)}' {_LEFT}>{html.escape(group)}</th>"
             body.append(f"<tr class='group'>{span}</tr>")
         cells = "".join(_html_cell(*cell) for cell in line[1:])
-        body.append(f"<tr><th scope='row'>{html.escape(line[0][0])}</th>{cells}</tr>")
-    head = "".join(f"<th>{html.escape(t)}</th>" for t in titles)
+        body.append(f"<tr><th scope='row' {_LEFT}>{html.escape(line[0][0])}</th>{cells}</tr>")
+    head = f"<th {_LEFT}>{html.escape(titles[0])}</th>"
+    head += "".join(f"<th>{html.escape(t)}</th>" for t in titles[1:])
     foot = "<br>".join(html.escape(f) for f in grid.feet())
     caption = f"<caption>{html.escape(grid.title)}</caption>" if grid.title else ""
     return (
         f"<table class='s3net'>{caption}<thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody>"
-        f"<tfoot><tr><td colspan='{len(titles)}'>{foot}</td></tr></tfoot></table>"
+        f"<tfoot><tr><td colspan='{len(titles)}' {_LEFT}>{foot}</td></tr></tfoot></table>"
     )
 
 # %% ../../nbs/2_show/24_grids.ipynb #0f304ee0
@@ -232,6 +238,10 @@ def _latex(grid: Grid) -> str:
     )
 
 # %% ../../nbs/2_show/24_grids.ipynb #4926d8ef
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else repr(value)
+
+
 def _csv(grid: Grid) -> str:
     "All digits, one line a method, the protocol in full on each line"
     out = io.StringIO()
@@ -243,12 +253,11 @@ def _csv(grid: Grid) -> str:
     figures, texts = ([k for k, f in kinds.items() if f == want] for want in (True, False))
     spreads = [f"{k}_sd" for k in figures]
     writer.writerow([grid.head.lower(), *figures, *spreads, *texts, "protocol"])
-    number = lambda value: "" if math.isnan(value) else repr(value)
     for group, lines in grid.groups().items():
         for line in lines:
             held = [line.cells.get(k, "") for k in figures]
             held = [c if isinstance(c, Figure) else Figure(math.nan) for c in held]
-            numbers = [*(number(c.mean) for c in held), *(number(c.sd) for c in held)]
+            numbers = [*(_number(c.mean) for c in held), *(_number(c.sd) for c in held)]
             words = [line.cells.get(k, "") for k in texts]
             writer.writerow([line.name, *numbers, *words, grid.notes.get(group, group)])
     return out.getvalue()

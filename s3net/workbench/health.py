@@ -9,7 +9,7 @@ __all__ = ['Finding', 'CHECKS', 'Limits', 'Alarm', 'value_of', 'Evidence', 'dept
 # %% ../../nbs/8_workbench/82_health.ipynb #ce32d4c6
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 
 # %% ../../nbs/8_workbench/82_health.ipynb #42e49d15
