@@ -34,7 +34,10 @@ setup(
     package_data={"s3net": ["py.typed", "recipes/*.json"], "s3net.data": ["splits/*.json"]},
     install_requires=shlex.split(cfg["requirements"]),
     extras_require={
-        "dev": shlex.split(cfg["dev_requirements"] + " " + cfg["video_requirements"]),
+        "dev": shlex.split(
+            " ".join(cfg[f"{name}_requirements"] for name in ("dev", "video", "cluster"))
+        ),
+        "cluster": shlex.split(cfg["cluster_requirements"]),
         "video": shlex.split(cfg["video_requirements"]),
         "onnx": shlex.split(cfg["onnx_requirements"]),
     },

@@ -137,6 +137,9 @@ def provenance(
     )
 
 
+_ELSEWHERE = ("table2", "table3")  # what they print is not depth on the test drives
+
+
 def remarks(
     outcome: Outcome,  # what is there
 ) -> list[str]:  # one sentence each
@@ -151,8 +154,9 @@ def remarks(
 def report_text(
     outcome: Outcome,  # what is there
 ) -> str:
-    "For a terminal: rows, steps, remarks"
+    "For a terminal: rows, steps, remarks; of Tables 2 and 3 what they are about as well"
     grids = [summary_grid(outcome), steps_grid(outcome)]
+    grids += elsewhere_grids(outcome) if outcome.plan.table in _ELSEWHERE else []
     return "\n\n".join([*(render(g, "text") for g in grids if g), "\n".join(remarks(outcome))])
 
 # %% ../../nbs/9_app/978_ablation.ipynb #9a84a11b
@@ -278,7 +282,7 @@ def ablate(
     cluster: Scheduler = "",
 ) -> None:
     "Train and judge every row of a table with several seeds; goes on where it was stopped."
-    grounds = ground(preset, settings or [], world, all_tables)
+    grounds = ground(preset, settings or [], world, all_tables or table in _ELSEWHERE)
     chosen = dict(rows=rows, also=also or [], lengths=_lengths(lengths))
     plan = plan_of(table, grounds, seeds, first_seed, out=out, results=results, **chosen)
     outcome = _run(plan, jobs, cluster)

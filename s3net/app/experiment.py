@@ -143,7 +143,7 @@ def _failure(path: Path, error: Exception) -> tuple[str, str]:
     said = said if error.ename == "InputError" else f"{error.ename}: {said}".rstrip(": ")
     return "failed", f"{path.name} stopped at In [{error.exec_count}]: {said}"
 
-# %% ../../nbs/9_app/987_experiment.ipynb #2490b172
+# %% ../../nbs/9_app/987_experiment.ipynb #140bf73f
 def _attempt(path: Path, folder: Path, values: Mapping[str, Value], act: Callable) -> None:
     "Run, and write down how it ended, come what may"
     from nbclient.exceptions import CellControlSignal, DeadKernelError
@@ -169,7 +169,7 @@ def _attempt(path: Path, folder: Path, values: Mapping[str, Value], act: Callabl
     if failed is not None:
         raise InputError(f"{message} (as far as it came: {folder / 'notebook.ipynb'})") from failed
 
-
+# %% ../../nbs/9_app/987_experiment.ipynb #23a4463f
 def run_notebook(
     notebook: str | Path,  # a path, or the name of a template in nbs/experiments
     words: Sequence[str] = (),  # "key=value" as typed

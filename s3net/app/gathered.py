@@ -6,7 +6,7 @@
 __all__ = ['Kept', 'world_of', 'config_of', 'layouts_of', 'trained', 'trained_recipes', 'test_of', 'constant_rows', 'scored_rows',
            'kept_results', 'in_table_order', 'kept_rows', 'kept_motion', 'kept_make3d', 'quoted_rows']
 
-# %% ../../nbs/9_app/988_gathered.ipynb #a5584246
+# %% ../../nbs/9_app/988_gathered.ipynb #720c63d3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def trained_recipes(
         found.setdefault(recipe.title, []).append(jobs[-1].path)
     return found
 
-# %% ../../nbs/9_app/988_gathered.ipynb #33c07672
+# %% ../../nbs/9_app/988_gathered.ipynb #1d5afddc
 def test_of(
     cfg: Config,  # of the runs that are scored
     data: str = "",  # KITTI raw with laser scans; "" = the test drives of the runs' own world
@@ -141,7 +141,7 @@ def test_of(
         )
     return root, None
 
-
+# %% ../../nbs/9_app/988_gathered.ipynb #34d41397
 def constant_rows(
     root: Path,  # from `test_of`
     frames: Sequence[FrameKey] | None,  # from `test_of`
@@ -167,8 +167,16 @@ def scored_rows(
         rows += [Row(name, list(results), bound=bound) for results in zip(*seeds)]
     return rows
 
-# %% ../../nbs/9_app/988_gathered.ipynb #e416441a
+# %% ../../nbs/9_app/988_gathered.ipynb #e0ae6fcd
 Kept = dict[str, list[dict]]  # name of a recipe -> its result files, one a seed
+_FLAT = {"recipe": "constant", "title": f"constant {CONSTANT:g} m", "hash": "constant", "seed": 0}
+
+
+def _constants(folder: Path, results: Iterable[dict]) -> list[dict]:
+    "What s3net ablate kept of a constant depth, on the frames of these results"
+    frames = {told.get("data", {}).get("frames") for told in results}
+    kept = [read_json(file) | {"file": file.name} for file in folder.glob("constant-*.json")]
+    return [told | _FLAT for told in kept if told.get("data", {}).get("frames") in frames][:1]
 
 
 def kept_results(
@@ -192,19 +200,20 @@ def kept_results(
         raise InputError(
             f"{folder} holds no result of s3net ablate; run it, or name another folder"
         )
-    return found
+    flat = _constants(Path(folder), (told for results in found.values() for told in results))
+    return ({"constant": flat} if flat else {}) | found
 
 
 def in_table_order(
     kept: Kept,  # from `kept_results`
     name: str,  # table1 to table4
-) -> dict[str, list[dict]]:  # title -> results, the table's rows in its order, then the others
+) -> dict[str, list[dict]]:  # title -> results: the constant, the table's rows, the others
     "Kept results as rows, by the title of their recipe"
-    listed = [recipe.name for recipe in recipes(name)]
+    listed = ["constant", *(recipe.name for recipe in recipes(name))]
     order = [n for n in listed if n in kept] + [n for n in kept if n not in listed]
     return {kept[n][0]["title"]: kept[n] for n in order}
 
-# %% ../../nbs/9_app/988_gathered.ipynb #e253f72c
+# %% ../../nbs/9_app/988_gathered.ipynb #cbdbcedc
 def kept_rows(
     held: Mapping[str, Sequence[dict]],  # from `in_table_order`
     protocols: Sequence[str],  # names of eval.depth
@@ -229,7 +238,8 @@ def kept_motion(
 ) -> dict[str, list[dict[str, MotionScore]]]:  # title -> sequence -> score, one a seed
     "Scores of Table 2 from kept results; rows without any are left out"
     found = {title: [motion_in(told) for told in results] for title, results in held.items()}
-    return {title: seeds for title, seeds in found.items() if all(seeds)}
+    named = {_FLAT["title"]: "straight on"}  # one step a frame is what a constant is for motion
+    return {named.get(title, title): seeds for title, seeds in found.items() if all(seeds)}
 
 
 def kept_make3d(

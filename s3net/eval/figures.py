@@ -147,7 +147,7 @@ def error_curves(
     ax.legend(frameon=False, fontsize=9)
     return fig
 
-# %% ../../nbs/7_eval/794_figures.ipynb #6fc00656
+# %% ../../nbs/7_eval/794_figures.ipynb #6bbb8f8a
 def loss_curves(
     run: str | Path,  # run folder
     width: float = 8.0,  # inches

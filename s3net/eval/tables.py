@@ -34,7 +34,7 @@ class Printed:
         "One line that goes under every table"
         return f"{self.name}: {self.text}"
 
-
+# %% ../../nbs/7_eval/73_tables.ipynb #a2bba5a5
 @dataclass(frozen=True)
 class Row:
     "One method in a table"
@@ -98,7 +98,7 @@ def _line(row: Row, beside: Mapping[str, Row]) -> Line:
         cells["paper"] = Figure(quoted.figure("abs_rel")[0], digits=quoted.digits)
     return Line(row.name, cells, protocol.name, (protocol, n), row.bound)
 
-
+# %% ../../nbs/7_eval/73_tables.ipynb #82561065
 def depth_grid(
     rows: Sequence[Row],  # one a method, in the order to print within each protocol
     title: str = "",  # printed above, or in the caption
