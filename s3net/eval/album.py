@@ -100,10 +100,10 @@ def _records(run: Run) -> Iterator[dict]:
 
 
 def _scores(run: Run) -> list[Row]:
-    "Results with their protocols, if the run was evaluated"
+    "Depth results with their protocols, if the run was evaluated"
     file = run.path / "result.json"
     held = read_json(file) if file.is_file() else {}
-    names = [k for k, v in held.items() if isinstance(v, dict)]
+    names = [k for k, v in held.items() if isinstance(v, dict) and k != "make3d"]
     found = [(name, result) for name in names for result in read_results(run.path, name).values()]
     return [Row(f"{run.path.name}, {name}", result) for name, result in found]
 
