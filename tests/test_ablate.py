@@ -54,6 +54,11 @@ class Here:
     def end(self, wait: float) -> None: ...
 
 
+def heard() -> None:
+    "A process that a shell puts into the background is born deaf to Ctrl-C; these shall hear it"
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def command(place: Path, *words: str) -> Iterator[subprocess.Popen]:
     "The command in a process of its own, as a shell starts it; ended with the block"
@@ -66,6 +71,7 @@ def command(place: Path, *words: str) -> Iterator[subprocess.Popen]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=heard,
     )
     try:
         yield process
