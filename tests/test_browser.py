@@ -165,11 +165,12 @@ def ended(pid: int) -> bool:
 
 
 def end_all(desk: Desk) -> None:
-    "Stop the trainings that the notebook has started, and wait for their end"
-    pids = []
-    for file in desk.root.glob("runs/**/process.json"):
-        (file.parent / "STOP").touch()
-        pids.append(process_of(file.parent))
+    "Stop the trainings that the notebook has started and that go on, and wait for their end"
+    going = [r for r in runs_of(desk) if (r / "process.json").is_file()]
+    going = [r for r in going if not (r / "ended.json").is_file()]
+    for run in going:
+        (run / "STOP").touch()
+    pids = [process_of(run) for run in going]
     desk.until(lambda: all(map(ended, pids)), f"the end of {pids}", 60)
 
 

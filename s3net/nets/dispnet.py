@@ -99,7 +99,8 @@ class DispNet(nn.Module):
             skip = levels[-2 - level] if level < 6 else None
             height, width = image.shape[-2:] if skip is None else skip.shape[-2:]
             parts = [F.relu(grow(x))[..., :height, :width]] + ([] if skip is None else [skip])
-            parts += [F.interpolate(c, scale_factor=2.0).to(x.dtype) for c in coded[:1]]
+            finer = [F.interpolate(c, scale_factor=2.0, mode="nearest") for c in coded[:1]]
+            parts += [c.to(x.dtype) for c in finer]
             x = F.relu(join(torch.cat(parts, 1)))
             if level >= 3:
                 coded.insert(0, self.out[level - 3](x))
