@@ -291,7 +291,8 @@ class Desk:
         return self.find(name).inner_text()
 
     def press(self, name: str, inside: str, keys: str) -> None:
-        "Put the focus on a control and press keys"
+        "Put the focus on a control, as soon as it can be used, and press keys"
+        self.until(lambda: not self.disabled(name), f"{name} can be used")
         place = self.find(name)
         (place.locator(inside).first if inside else place).focus()
         for key in keys.split():

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from s3net.base.config import Config
 from s3net.eval.judged import load_at
-from lab import LABELS, Desk, Lab, browser_file, clean_copy, launch, open_notebook, serve
+from lab import FOCUSED, LABELS, Desk, Lab, browser_file, clean_copy, launch, open_notebook, serve
 from playwright.sync_api import Browser, sync_playwright
 
 pytestmark = pytest.mark.timeout(600)
@@ -232,6 +232,20 @@ def test_every_control_has_a_label_and_is_reached_by_tab(desk: Desk):
     assert controls and desk.page.evaluate(LABELS) == []
     usable = {name for name in controls if not desk.disabled(name)}
     assert usable and usable - desk.tab_through(len(controls)) == set()
+
+
+def test_plain_keys_stay_in_the_panel_and_commands_reach_the_notebook(desk: Desk):
+    count = "() => window.jupyterapp.shell.currentWidget.content.widgets.length"
+    saved = "() => !window.jupyterapp.shell.currentWidget.context.model.dirty"
+    kind = {"translation": "other", "masks": "reduce", "depth": "truth", "live": "preset"}
+    cells = desk.page.evaluate(count)
+    for keys in ("b", "a", "Shift+ArrowDown"):  # JupyterLab: insert below, above, mark the next
+        desk.press(kind[desk.name], "select", keys)
+        assert desk.page.evaluate(FOCUSED) == kind[desk.name]
+    desk.press(kind[desk.name], "select", "Home")
+    assert desk.page.evaluate(count) == cells
+    desk.page.keyboard.press("Control+s")
+    desk.until(lambda: desk.page.evaluate(saved), "the notebook saved by Ctrl+S")
 
 
 @pytest.mark.parametrize("desk", ["live"], indirect=True)

@@ -25,8 +25,9 @@ RECORDS, SNAPSHOTS = 200_000, 2_000
 TERMS = ("gan", "identity", "seg", "flow", "task", "smooth", "segmenter")
 STATS = ("depth_near", "depth_far", "depth_mean", "class_share", "accuracy", "critic_real")
 TOOLS = """
-import json, os, resource, sys, threading, time
+import json, os, sys, threading, time
 from pathlib import Path
+from s3net.base.process import peak_memory
 
 def resident():
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -100,7 +101,7 @@ told = dict(seconds=time.perf_counter() - wall, cpu=time.process_time() - cpu)
 again = time.process_time()
 panel.refresh()
 told |= dict(again=time.process_time() - again, before=before, resident=resident())
-told |= dict(peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+told |= dict(peak=peak_memory() / 2**20)
 told |= dict(lines=panel.watch.tail.lines, snapshots=len(panel.watch.snapshots))
 told |= dict(said=panel.said, step=panel.watch.step, shown=panel.film.told.widget.value)
 print(json.dumps(told))

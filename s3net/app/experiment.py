@@ -129,7 +129,7 @@ def _execute(path: Path, target: Path, values: Mapping[str, Value], cwd: Path, q
         stderr_file=None if quiet else sys.stderr,
         resources={"metadata": {"path": str(cwd)}},  # the kernel's own, this process stays
         coalesce_streams=True,
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        extra_arguments=["--IPKernelApp.log_level=ERROR", "--IPKernelApp.matplotlib=inline"],
     )
 
 

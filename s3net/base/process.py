@@ -9,6 +9,7 @@ __all__ = ['FLAGS', 'environment', 'peak_memory', 'process_start', 'began', 'ask
 import contextlib
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -57,6 +58,10 @@ def peak_memory() -> int:  # bytes; 0 where the system does not tell
     "The most memory that was held: of the GPU where one is used, else of this process"
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, where getrusage counts what the process was forked from as well
+        most = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.M)
+        return 1024 * int(most.group(1)) if most else 0
     if find_spec("resource") is None:
         return 0
     import resource

@@ -195,6 +195,7 @@ class _Acting(_Drawn):
         "Curves and pictures of another kind of run are chosen anew"
         self.quiet = True
         for control in (self.curves.names, self.film.names):
+            control.value = ()  # before the options, see `refill`
             control.options = ()
         self.quiet = False
 

@@ -44,6 +44,8 @@ def refill(
     several, known = isinstance(control, widgets.SelectMultiple), [v for _, v in options]
     kept = [v for v in (control.value if several else [control.value]) if v in known]
     kept = kept or [v for v in wanted if v in known]
+    if several:
+        control.value = ()  # the browser marks by place, and the old places may be gone
     control.options = options
     if several:
         control.value, control.rows = tuple(kept), min(max(len(known), 2), 8)
