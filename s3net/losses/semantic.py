@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..base.core import IGNORE, InputError
+from ..base.ranks import shared_mean
 
 # %% ../../nbs/5_losses/52_semantic.ipynb #24153035
 def semantic_consistency(
@@ -41,7 +42,7 @@ def segmentation_loss(
             f"{tuple(logits.shape[-2:])}, expected equal sizes; resize the labels first"
         )
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
-    return total / (labels != IGNORE).sum().clamp(min=1)
+    return shared_mean(total, (labels != IGNORE).sum())
 
 # %% ../../nbs/5_losses/52_semantic.ipynb #fc2db0af
 class IouScores(NamedTuple):
