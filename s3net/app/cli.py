@@ -25,6 +25,8 @@ from .scores import app as scores_app
 from .scores import predict_paths
 from ..base.config import PRESETS, describe, override, preset
 from ..base.core import InputError, data_dir, explain
+from ..base.ranks import ranks
+from ..base.together import launched, together
 from ..data.layouts import render_layouts
 from ..data.miniworld import render_world
 from .seeds import read_seeds, seeds_table
@@ -90,13 +92,24 @@ def train(
     out: Out = Path("runs/last"),
     start: Annotated[str, typer.Option("--preset", help=f"{', '.join(PRESETS)}")] = "mini",
     resume: Annotated[bool, typer.Option(help="continue the run in --out if there is one")] = False,
+    processes: Annotated[
+        int, typer.Option(help="refuse to begin with another number; 0 = as torchrun started")
+    ] = 0,
 ) -> None:
     "Train S_seg, phase 1 (Eq. 7) or phase 2 (Eq. 11) in a run folder."
     if kind not in RUNS:
         raise InputError(f"kind {kind!r} is unknown, expected one of {', '.join(RUNS)}")
+    if processes not in (0, launched()):
+        raise InputError(
+            f"option --processes is {processes} but {launched()} were started; expected "
+            f"torchrun --nproc-per-node {processes} -m s3net.app.start train {kind} ..."
+        )
     cfg = override(preset(start), settings or [])
-    made = RUNS[kind](cfg, out, resume, () if kind == "segmenter" else evaluation_hooks(cfg, out))
-    typer.echo(f"{'finished' if made.finished() else 'stopped'}: {made.path}")
+    with together():
+        hooks = () if kind == "segmenter" else evaluation_hooks(cfg, out)
+        made = RUNS[kind](cfg, out, resume, hooks)
+        if ranks().first:
+            typer.echo(f"{'finished' if made.finished() else 'stopped'}: {made.path}")
 
 # %% ../../nbs/9_app/998_cli.ipynb #c357949a
 @app.command("eval")
@@ -224,6 +237,11 @@ def real(
 def main() -> None:
     "Entry point of the `s3net` command: input errors are one sentence and exit code 2"
     try:
+        if launched() > 1 and sys.argv[1:2] != ["train"]:
+            raise InputError(
+                f"{launched()} processes were started of {' '.join(sys.argv[1:2])}, which is made "
+                "for one; expected train, start everything else without torchrun"
+            )
         app(standalone_mode=True)
     except (InputError, OSError) as error:
         said = explain(error, error.filename or "a file") if isinstance(error, OSError) else error

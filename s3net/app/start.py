@@ -33,3 +33,7 @@ def main() -> None:
             raise
         typer.echo(f"s3net: {error}", err=True)
         sys.exit(2)
+
+
+if __name__ == "__main__" and "__file__" in globals():  # started as a module, not as a notebook
+    main()

@@ -96,8 +96,9 @@ class TrainConfig:
     preset: str = "paper"  # the preset this started from; a name in the record, nothing more
     seed: int = 0  # names every random draw of the run
     steps: int = 100000  # optimiser steps of this run (phase 2: supervised + self-supervised)
-    batch: int = 6  # samples a step and domain (T2Net: 6)
+    batch: int = 6  # samples a step and domain, of all processes together (T2Net: 6)
     accumulate: int = 1  # batches whose gradients are added before a step
+    sync_batchnorm: bool = False  # several GPUs: batch norm of the whole batch, else a process's
     lr_translator: float = 2e-5  # Adam rate of G (section 4.1)
     lr_depth: float = 5e-5  # Adam rate of f_T (section 4.1)
     lr_pose: float = 5e-5  # Adam rate of Pose (section 4.1)

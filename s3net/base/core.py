@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLASSES', 'CLASS_COLOURS', 'IGNORE', 'SKY', 'MOVABLE', 'InputError', 'check_shape', 'remove', 'atomic_path',
            'explain', 'write_json', 'read_json', 'generator', 'numpy_generator', 'seed_everything', 'hash_file',
-           'hash_tensors', 'project_root', 'data_dir', 'real_dir', 'file_lock']
+           'hash_tensors', 'project_root', 'data_dir', 'real_dir', 'file_lock', 'wide']
 
 # %% ../../nbs/0_base/00_core.ipynb #990f1f7b
 import contextlib
@@ -213,6 +213,13 @@ def file_lock(
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path):
         yield
+
+# %% ../../nbs/0_base/00_core.ipynb #766c78e3
+def wide(
+    x: Tensor,  # any number type
+) -> Tensor:  # float64 where it is float64, else float32
+    "At least float32"
+    return x if x.dtype == torch.float64 else x.float()
 
 # %% ../../nbs/0_base/00_core.ipynb #75fa1a90
 CLASSES = (

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s3net.base.core import (
-    InputError, atomic_path, file_lock, generator, read_json, remove, write_json,
+    InputError, atomic_path, file_lock, read_json, remove, write_json,
 )  # fmt: skip
 from .kitti import FrameKey, VideoClips
 from .lists import read_runs, write_runs
@@ -347,7 +347,7 @@ class CachedStream(BatchStream):
         change = self.augment
         if change is not None and any((change.brightness, change.contrast, change.saturation)):
             return super().batch(step)
-        clips = [self.dataset.coded(i) for i in self.indices(step)]
-        source, chance = generator(self.seed, "augment", step), change.flip if change else 0
+        clips = [self.dataset.coded(i) for i in self.indices(step)[self.rows]]
+        source, chance = self._draws(step), change.flip if change else 0
         draws = [torch.rand(4, generator=source)[0].item() for _ in clips]  # as Augment draws
         return decode_clips(clips, [draw < chance for draw in draws], self._buffers)

@@ -9,7 +9,7 @@ __all__ = ['FORMS', 'generator_adversarial', 'critic_adversarial', 'identity_los
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base.core import InputError
+from ..base.core import InputError, wide
 
 # %% ../../nbs/5_losses/51_adversarial.ipynb #4ee2cfb5
 FORMS = ("least_squares", "log")  # the two readings of Eq. 1 (A1)
@@ -26,7 +26,7 @@ def generator_adversarial(
 ) -> Tensor:  # scalar, 0 when every patch passes for real
     "Eq. 1 as the translator sees it: the critic should call its images real"
     _check_form(form)
-    fake_map = fake_map.float()
+    fake_map = wide(fake_map)
     if form == "log":
         return F.softplus(-fake_map).mean()
     return (fake_map - 1).square().mean()
@@ -39,7 +39,7 @@ def critic_adversarial(
 ) -> Tensor:  # scalar, 0 when real scores 1 and translated scores 0 (least squares)
     "Eq. 1 as the critic sees it: half the error on real, half on translated images"
     _check_form(form)
-    real_map, fake_map = real_map.float(), fake_map.float()
+    real_map, fake_map = wide(real_map), wide(fake_map)
     if form == "log":
         return (F.softplus(-real_map).mean() + F.softplus(fake_map).mean()) / 2
     return ((real_map - 1).square().mean() + fake_map.square().mean()) / 2
@@ -55,4 +55,4 @@ def identity_loss(
             f"identity_loss: translated image {tuple(translated_real.shape)} and real image "
             f"{tuple(real.shape)} differ in shape, expected equal; resize one of them first"
         )
-    return (translated_real.float() - real.float()).abs().mean()
+    return (wide(translated_real) - wide(real)).abs().mean()

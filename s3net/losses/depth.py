@@ -9,7 +9,7 @@ __all__ = ['code_depth', 'metres', 'supervised_depth', 'edge_aware_smoothness', 
 import torch
 from torch import Tensor
 
-from ..base.core import InputError
+from ..base.core import InputError, wide
 from ..geometry.image import gradient_x, gradient_y, resize_depth, resize_image
 from .photometric import masked_mean
 
@@ -28,7 +28,7 @@ def metres(
     nearest: float = 0.01,  # metres; no depth used for warping is below this (A21)
 ) -> Tensor:  # (B,1,H,W) metres in [nearest, max_depth]
     "Depth of a code, kept away from 0 for warping (A21)"
-    return ((coded.float() + 1) * (max_depth / 2)).clamp(nearest, max_depth)
+    return ((wide(coded) + 1) * (max_depth / 2)).clamp(nearest, max_depth)
 
 # %% ../../nbs/5_losses/54_depth.ipynb #92f8a16b
 def supervised_depth(
@@ -42,7 +42,7 @@ def supervised_depth(
         truth = depth
         if prediction.shape[-2:] != depth.shape[-2:]:
             truth = resize_depth(depth, tuple(prediction.shape[-2:]))
-        error = (prediction.float() - code_depth(truth, max_depth)).abs()
+        error = (wide(prediction) - code_depth(truth, max_depth)).abs()
         total = total + masked_mean(error, truth > 0)
     return total
 
@@ -62,7 +62,7 @@ def edge_aware_smoothness(
         rank = s if heaviest == "fine" else len(coded) - 1 - s
         for slope in (gradient_x, gradient_y):
             forgiven = torch.exp(-slope(picture).abs().mean(1, keepdim=True))
-            total = total + (slope(prediction.float()).abs() * forgiven).mean() / 2**rank
+            total = total + (slope(wide(prediction)).abs() * forgiven).mean() / 2**rank
     return total
 
 # %% ../../nbs/5_losses/54_depth.ipynb #1ac6ccd8

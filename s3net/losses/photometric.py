@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..base.core import InputError
+from ..base.ranks import shared_mean
 from ..geometry.image import ssim_error
 
 # %% ../../nbs/5_losses/50_photometric.ipynb #e854e5e6
@@ -47,8 +48,9 @@ def masked_mean(
         return values.mean()
     mask = mask.expand_as(values)
     total = torch.where(mask, values, torch.zeros_like(values)).sum()
-    count = mask.sum().clamp(min=1) if over == "kept" else max(values.numel(), 1)
-    return total / count
+    if over == "kept":  # by all processes together, where there are several
+        return shared_mean(total, mask.sum())
+    return total / max(values.numel(), 1)
 
 # %% ../../nbs/5_losses/50_photometric.ipynb #64783a05
 def check_loss(

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base.core import IGNORE, InputError
+from ..base.core import IGNORE, InputError, wide
+from ..base.ranks import shared_mean
 
 # %% ../../nbs/5_losses/52_semantic.ipynb #24153035
 def semantic_consistency(
@@ -25,8 +26,8 @@ def semantic_consistency(
             f"semantic_consistency: logits of shape {tuple(logits_translated.shape)} and "
             f"{tuple(logits_source.shape)}, expected equal shapes; use one segmenter for both"
         )
-    target = logits_source.detach().float().softmax(1)
-    scores = logits_translated.float().log_softmax(1)
+    target = wide(logits_source.detach()).softmax(1)
+    scores = wide(logits_translated).log_softmax(1)
     return -(target * scores).sum(1, keepdim=True)
 
 # %% ../../nbs/5_losses/52_semantic.ipynb #bf45c2d1
@@ -40,8 +41,8 @@ def segmentation_loss(
             f"segmentation_loss: labels are {tuple(labels.shape[-2:])} pixels, logits "
             f"{tuple(logits.shape[-2:])}, expected equal sizes; resize the labels first"
         )
-    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
-    return total / (labels != IGNORE).sum().clamp(min=1)
+    total = F.cross_entropy(wide(logits), labels, ignore_index=IGNORE, reduction="sum")
+    return shared_mean(total, (labels != IGNORE).sum())
 
 # %% ../../nbs/5_losses/52_semantic.ipynb #fc2db0af
 class IouScores(NamedTuple):

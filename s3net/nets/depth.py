@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..base.core import InputError
+from ..base.core import InputError, wide
 from s3net.nets.blocks import (
     ConvNorm,
     MultiDilationBlock,
@@ -61,7 +61,7 @@ def to_metres(
     max_depth: float = 80.0,  # metres that code 1 stands for
 ) -> Tensor:  # (B,1,H,W) metres in [0.01, max_depth]
     "Depth from its code (PROTOCOLS 1.3)"
-    return ((coded.float() + 1) * (max_depth / 2)).clamp(0.01, max_depth)
+    return ((wide(coded) + 1) * (max_depth / 2)).clamp(0.01, max_depth)
 
 
 def to_code(

@@ -9,7 +9,7 @@ __all__ = ['Discriminator', 'ImagePool', 'FeatureDiscriminator', 'clamp_weights'
 import torch
 from torch import Tensor, nn
 
-from ..base.core import InputError
+from ..base.core import InputError, wide
 from .blocks import SharedPReLU, check_image, join_semantics
 
 # %% ../../nbs/4_nets/42_discriminator.ipynb #b6ca5d91
@@ -42,7 +42,7 @@ class Discriminator(nn.Module):
         x = self.act(self.convs[0](x))
         for conv, norm in zip(self.convs[1:], self.norms):
             x = self.act(norm(conv(x)))
-        return self.judge(x).float()
+        return wide(self.judge(x))
 
 # %% ../../nbs/4_nets/42_discriminator.ipynb #58fe1f3f
 class ImagePool:
@@ -122,7 +122,7 @@ class FeatureDiscriminator(nn.Module):
                 f"expected {self.first.in_features}; "
                 "build FeatureDiscriminator(in_features) for this picture size and depth net"
             )
-        return self.judge(self.act(self.second(self.act(self.first(flat))))).float()
+        return wide(self.judge(self.act(self.second(self.act(self.first(flat))))))
 
 
 @torch.no_grad()

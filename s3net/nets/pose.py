@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..base.core import InputError
+from ..base.core import InputError, wide
 from ..geometry.motion import invert, motion
 from .blocks import check_image, join_semantics
 
@@ -64,7 +64,7 @@ class PoseNet(nn.Module):
         x = _stack(images, semantics, self.frames, self.semantics)
         for conv in self.convs:
             x = F.relu(conv(x))
-        out = self.last(x).float().mean((2, 3)).unflatten(1, (-1, 6))
+        out = wide(self.last(x)).mean((2, 3)).unflatten(1, (-1, 6))
         return torch.cat([out[..., :3] * 0.01, out[..., 3:] * self.translation_scale], -1)
 
     def forward(

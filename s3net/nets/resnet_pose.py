@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..base.core import InputError
+from ..base.core import InputError, wide
 from .blocks import check_image, load_weights
 from .pose import PairPoseNet, PoseNet
 from .resnet18 import ResNet18Encoder, imagenet_colours
@@ -82,7 +82,7 @@ class ResNetPose(PoseNet):
         y = F.relu(self.squeeze(self.encoder(x)[-1]))
         for conv in self.convs:
             y = F.relu(conv(y))
-        out = self.last(y).float().mean((2, 3)).unflatten(1, (2, 6))[:, : self.frames - 1]
+        out = wide(self.last(y)).mean((2, 3)).unflatten(1, (2, 6))[:, : self.frames - 1]
         return torch.cat([out[..., :3] * 0.01, out[..., 3:] * self.translation_scale], -1)
 
 # %% ../../nbs/4_nets/49_resnet_pose.ipynb #4d24bac7

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..base.core import wide
 from .blocks import check_image, load_weights
 
 # %% ../../nbs/4_nets/43_segmenter.ipynb #1cf991fc
@@ -179,7 +180,7 @@ class Segmenter(nn.Module):
         check_image(image, 3, "image", multiple=1)
         low, deep = self.backbone(image)
         deep = F.interpolate(self.aspp(deep), low.shape[-2:], mode="bilinear", align_corners=False)
-        scores = self.score(self.join(torch.cat([deep, self.detail(low)], 1))).float()
+        scores = wide(self.score(self.join(torch.cat([deep, self.detail(low)], 1))))
         return F.interpolate(scores, image.shape[-2:], mode="bilinear", align_corners=False)
 
     def load_backbone(

@@ -10,6 +10,7 @@ __all__ = ['Hook', 'Update', 'Phase', 'Event', 'NonFiniteLoss', 'guard', 'Shares
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -17,6 +18,8 @@ from accelerate import Accelerator
 
 from ..base.config import Config
 from ..base.core import InputError
+from ..base.ranks import Ranks, average, own, running_statistics
+from ..base.together import alike, join
 from ..losses.measures import gradient_shares
 from ..losses.objective import Report
 from .state import TrainState, rate_factor, set_rates
@@ -140,10 +143,11 @@ def apply(
     for micro in range(cfg.accumulate):
         with accelerator.autocast():
             report = update.loss(micro)
-        guard(report, update.name, state.step)
+        alike(partial(guard, report, update.name, state.step))
         if shares is not None and micro == cfg.accumulate - 1:
             report = shares(report, update, state)
         accelerator.backward(report.total / cfg.accumulate)
+    average(p.grad for one in optimisers for p in weights_of(one) if p.grad is not None)
     for optimiser in optimisers:
         if cfg.clip_gradient:
             torch.nn.utils.clip_grad_norm_(weights_of(optimiser), cfg.clip_gradient)
@@ -162,6 +166,7 @@ def train(
 ) -> TrainState:
     "Run a phase from its state's step to `cfg.steps`"
     state, shares, recording = phase.state, Shares(cfg.shares_every), 0.0
+    statistics = running_statistics(state.modules.values())
     for module in state.modules.values():
         module.train()
     while state.step < cfg.steps:
@@ -170,6 +175,7 @@ def train(
         try:
             updates = phase.updates(state.step)
             reports = {u.name: apply(u, state, cfg, accelerator, shares) for u in updates}
+            average(statistics)
         except NonFiniteLoss:
             if on_bad is not None:
                 on_bad(state.step)
@@ -198,9 +204,29 @@ def _held(pause: Callable[[], bool], stop: Callable[[], bool], look: float = 0.2
 def make_accelerator(
     cfg: Config,  # device, precision, threads
 ) -> Accelerator:
-    "Device and precision as the configuration says; sets the CPU threads"
+    "Device and precision as the configuration says; meets other processes, sets the CPU threads"
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise InputError("setting device is cuda, but no CUDA device is there; set device=auto")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    return Accelerator(mixed_precision=cfg.precision, cpu=cfg.device == "cpu")
+    who, gpus = join(cfg.device), torch.cuda.is_available()
+    made = Accelerator(
+        mixed_precision=cfg.precision, cpu=cfg.device == "cpu" or (who.size > 1 and not gpus)
+    )
+    alike(partial(_check_ranks, cfg, who, made))
+    return made
+
+
+def _check_ranks(cfg: Config, who: Ranks, accelerator: Accelerator) -> None:
+    "Refuse settings that several processes cannot keep"
+    if accelerator.num_processes != who.size:
+        raise InputError(
+            f"accelerate counts {accelerator.num_processes} processes but {who.size} were "
+            "started, expected the same number; start them with torchrun"
+        )
+    own(cfg.batch, who)
+    if cfg.sync_batchnorm and who.size > 1 and accelerator.device.type == "cpu":
+        raise InputError(
+            "setting sync_batchnorm is True but the processes run on CPUs, for which torch has no "
+            "SyncBatchNorm; set sync_batchnorm=false"
+        )

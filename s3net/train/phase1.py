@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..base.config import Config
 from ..base.core import MOVABLE, InputError, generator
+from ..base.ranks import gathered, own
 from ..data.loaders import BatchStream
 from ..data.samples import RealClip, SyntheticPair
 from ..losses.adversarial import critic_adversarial
@@ -293,7 +294,8 @@ def critic(
     "Eq. 1 for D_R: real against pooled, detached translations"
     held, net = phase.fakes[micro], phase.nets["discriminator"]
     coin = generator(phase.cfg.seed, "pool", step, micro)
-    fake_map = net(phase.state.extras["pool"](held.fake, coin))
+    pooled = phase.state.extras["pool"](gathered(held.fake), coin)  # one pool for all processes
+    fake_map = net(pooled[own(len(pooled))])
     real_map = net(held.real)
     report = weighted_sum(
         {"critic": (1.0, lambda: critic_adversarial(real_map, fake_map, phase.cfg.gan_form))}

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ..base.config import Config, differences, from_dict, to_dict
 from ..base.core import InputError, atomic_path, read_json, write_json
 from ..base.process import asked, environment, peak_memory
+from ..base.ranks import averaged, ranks
 from ..base.records import numbers_in, parse_record, record_line, with_numbers
 from ..losses.objective import Report
 from ..show.snapshots import Background, save_snapshot, to_host
@@ -159,7 +160,7 @@ class _Since:
 
 # %% ../../nbs/6_train/62_record.ipynb #62475a93
 class MetricsHook:
-    "Append a record to metrics.jsonl every `every` steps"
+    "Append a record to metrics.jsonl every `every` steps: the mean over the processes"
 
     def __init__(
         self,
@@ -170,7 +171,8 @@ class MetricsHook:
     ) -> None:
         self.every, self.file, self.beside = every, run.path / "metrics.jsonl", beside
         self.since, self.record = _Since(), {}  # the last record written
-        keep_records(self.file, step)
+        if ranks().first:
+            keep_records(self.file, step)
 
     def __call__(self, event: Event) -> None:
         self.since.add(event)
@@ -178,7 +180,10 @@ class MetricsHook:
             return
         record = self.since.record(event, self.beside)
         found = [x.detach().double() for x in numbers_in(record)]
-        copies, wait = to_host({"values": torch.stack(found)} if found else {})
+        means = averaged(torch.stack(found)) if found else None
+        if not ranks().first:
+            return
+        copies, wait = to_host({"values": means} if found else {})
 
         def write() -> None:
             wait()
@@ -266,7 +271,7 @@ class CheckpointHook:
             return
         if self.beside is not None:
             self.beside.flush()
-        save_checkpoint(event.state, self.folder)
+        save_checkpoint(event.state, self.folder, {"processes": ranks().size})
         prune_checkpoints(self.folder, self.keep)
 
 
@@ -316,8 +321,9 @@ def restore(
 ) -> int:  # the step it stands at
     "Load the newest checkpoint if there is one"
     found = checkpoints(run.path / "checkpoints")
-    if found:
-        load_checkpoint(state, found[-1])
+    if found:  # with another number of processes sums are rounded otherwise, whatever the threads
+        before = read_json(found[-1] / "state.json").get("processes", 1)
+        load_checkpoint(state, found[-1], exact=before == ranks().size)
     return state.step
 
 # %% ../../nbs/6_train/62_record.ipynb #b7fb142b
@@ -330,6 +336,8 @@ def standard_hooks(
     "Metrics, snapshots, checkpoints, progress"
     beside = Background()
     metrics = MetricsHook(run, cfg.log_every, step, beside)
+    if not ranks().first:  # the numbers are everybody's, writing is not
+        return [metrics]
     return [
         metrics,
         SnapshotHook(run, cfg.snapshot_every, beside=beside),

@@ -14,9 +14,13 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from ..base.config import Config
+from ..base.config import Config, to_dict
 from ..base.core import InputError, atomic_path, read_json, write_json
 from ..base.process import attended
+from ..base.ranks import Ranks, ranks, synchronise_norms
+from ..base.together import agreed, alike, led, same_everywhere, unless_lost
+from ..data.cache import CachedClips
+from ..data.kitti import VideoClips
 from ..data.loaders import BatchStream
 from .loop import Hook, Phase, make_accelerator, train
 from .models import load_given, weight_file
@@ -108,23 +112,28 @@ def execute(
     "Restore, train, record"
     cfg, state = run.config, phase.state
     with contextlib.ExitStack() as block:
-        block.enter_context(alone(run))
-        done = restore(run, state)
+        led(lambda: block.enter_context(alone(run)))
+        done = led(*[lambda: restore(run, state)] * 2)
+        same_everywhere(state.hashes(), "weights")
         if done >= cfg.steps:
             return run
-        block.enter_context(attended(run.path, cfg.steps, lambda: state.step))
+        if cfg.sync_batchnorm and ranks().size > 1:
+            synchronise_norms(list(state.modules.values()))
+        if ranks().first:
+            block.enter_context(attended(run.path, cfg.steps, lambda: state.step))
         standard = standard_hooks(run, cfg, done, title)
         for hook in standard:  # pictures are finished and the bar's line is ended, come what may
             if hasattr(hook, "close"):
                 block.callback(hook.close)
+        block.enter_context(unless_lost())
         train(
             phase,
             cfg,
             make_accelerator(cfg),
-            [*standard, *hooks],
-            stop=lambda: state.step == until or asked_to_stop(run),
+            [*standard, *hooks] if ranks().first else standard,
+            stop=lambda: agreed(state.step == until or asked_to_stop(run)),
             on_bad=lambda step: save_batches(phase, run, step),
-            pause=lambda: asked_to_pause(run),
+            pause=lambda: agreed(asked_to_pause(run)),
         )
     return run
 
@@ -141,11 +150,34 @@ def save_batches(
         f"{name}/{micro}/{field}": value
         for name, source in streams.items()
         for micro in range(run.config.accumulate)
-        for field, value in source.batch(first + micro).tensors().items()
+        for field, value in source.dealt(Ranks()).batch(first + micro).tensors().items()
     }
     with atomic_path(run.path / "nonfinite" / f"{step:08d}.pt") as temporary:
         torch.save(held, temporary)
     return run.path / "nonfinite" / f"{step:08d}.pt"
+
+# %% ../../nbs/6_train/69_runs.ipynb #c7860f31
+def _opened(path: str | Path, kind: str, cfg: Config, resume: bool) -> Run:
+    "The run folder, which process 0 makes or opens and every process must see"
+
+    def look() -> Run:
+        if not (Path(path) / "config.json").is_file():
+            raise InputError(
+                f"process {ranks().rank} does not see {path} that process 0 opened, expected a "
+                "folder on a disk that all machines share; choose one there"
+            )
+        return Run(Path(path))
+
+    same_everywhere(to_dict(cfg), "settings")
+    led(lambda: start_run(path, kind, cfg, data_fingerprints(cfg), resume))
+    return alike(look)
+
+
+def _labelled(
+    clips: VideoClips | CachedClips, segmenter: nn.Module, run: Run, device: torch.device
+) -> Sequence:
+    "Clips with labels, which process 0 makes where they are missing"
+    return led(*[lambda: labelled(clips, segmenter, run.path / "labels", device)] * 2)
 
 # %% ../../nbs/6_train/69_runs.ipynb #a95762dd
 def run_segmenter(
@@ -158,10 +190,10 @@ def run_segmenter(
     "Train S_seg on synthetic labels and write its IoU on the held-out scene"
     device = make_accelerator(cfg).device
     synthetic = stream(synthetic_dataset(cfg, "train"), cfg, "synthetic")
-    run = start_run(path, "segmenter", cfg, data_fingerprints(cfg), resume)
+    run = _opened(path, "segmenter", cfg, resume)
     phase = SegmenterPhase(cfg, segmenter_state(cfg, device), synthetic, device)
     execute(phase, run, "segmenter", hooks, until)
-    if run.finished():
+    if ranks().first and run.finished():
         held_out = synthetic_dataset(cfg, "val")
         found = validate_segmenter(phase.state.modules["segmenter"], held_out, device)
         per_class = [None if v != v else v for v in found.per_class.tolist()]
@@ -189,14 +221,14 @@ def run_phase1(
     device = make_accelerator(cfg).device
     synthetic = stream(OraclePairs(cfg) if cfg.oracle else synthetic_dataset(cfg), cfg, "synthetic")
     clips = real_dataset(cfg)
-    run = start_run(path, "phase1", cfg, data_fingerprints(cfg), resume)
-    record_frames(run.path, clips)
+    run = _opened(path, "phase1", cfg, resume)
+    led(lambda: record_frames(run.path, clips))
     state = phase1_state(cfg, device)
     if judged:
-        adopt(run, cfg.segmenter_run, ["segmenter"])
+        led(lambda: adopt(run, cfg.segmenter_run, ["segmenter"]))
         load_weights(state.modules["segmenter"], run.path / "inputs" / "segmenter.safetensors")
     if cfg.semantics != "none":
-        clips = labelled(clips, state.modules["segmenter"], run.path / "labels", device)
+        clips = _labelled(clips, state.modules["segmenter"], run, device)
     phase = Phase1(cfg, state, synthetic, stream(clips, cfg, "real"), device)
     return execute(phase, run, "phase 1" if cfg.translate else "no translation", hooks, until)
 
@@ -207,8 +239,7 @@ def _from_phase1(
     "Take what phase 1 hands on: its depth net as the start, G, S_seg, and its word on the scale"
     cfg, translated = run.config, first.config.translate
     names = ["depth"] + ["translator"] * translated + ["segmenter"] * (cfg.semantics != "none")
-    adopt(run, cfg.phase1_run, names)
-    adopt_frames(run, first)
+    led(lambda: (adopt(run, cfg.phase1_run, names), adopt_frames(run, first)))
     load_weights(state.modules["depth"], run.path / "inputs" / "depth.safetensors")
     kept = {"translator": "translator"} if translated else {}
     kept |= {"anchor": "depth"} if cfg.alpha_scale else {}
@@ -232,17 +263,17 @@ def run_phase2(
         raise InputError(f"phase1_run {first.path} is not finished; resume it first")
     synthetic = stream(synthetic_dataset(cfg), cfg, "synthetic") if taught else None
     clips = real_dataset(cfg)
-    run = start_run(path, "phase2", cfg, data_fingerprints(cfg), resume)
-    record_frames(run.path, clips)
+    run = _opened(path, "phase2", cfg, resume)
+    led(lambda: record_frames(run.path, clips))
     state = phase2_state(cfg, device)
     given = _from_phase1(run, first, state, device) if first is not None else {}
     if first is None and cfg.semantics != "none":
         source = _need(cfg.segmenter_run, "segmenter_run", "label channels need S_seg", "segmenter")
-        adopt(run, source, ["segmenter"])
+        led(lambda: adopt(run, source, ["segmenter"]))
     judge = None
     if cfg.semantics != "none":
         net = load_given(run, "segmenter", device)
-        clips = labelled(clips, net, run.path / "labels", device)
+        clips = _labelled(clips, net, run, device)
         judge = segment(net, device) if cfg.synthetic_labels == "segmenter" else None
     real = stream(clips, cfg, "real")
     phase = Phase2(cfg, state, synthetic, real, segmenter=judge, device=device, **given)

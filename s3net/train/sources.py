@@ -25,6 +25,7 @@ from s3net.base.core import (
     read_json,
     write_json,
 )
+from ..base.ranks import ranks
 from ..data.cache import CachedClips, CachedPairs, CachedStream
 from ..data.kitti import FrameKey, KittiOdometry, KittiRaw, VideoClips
 from ..data.labels import label_cache, open_labels
@@ -229,13 +230,13 @@ def stream(
     cfg: Config,  # batch, seed, flip, jitter, cache_gib
     name: str,  # which side: "synthetic" or "real"; each has an order of its own
 ) -> BatchStream:
-    "Shuffled, mirrored batches whose order depends on seed and step only"
+    "Shuffled, mirrored batches whose order depends on seed and step only; this process's rows"
     seed = generator(cfg.seed, "stream", name).initial_seed()
     augment = Augment(cfg.flip, cfg.jitter, cfg.jitter, cfg.jitter)
     if isinstance(dataset, CachedClips):
-        return CachedStream(dataset, cfg.batch, seed, augment=augment)
+        return CachedStream(dataset, cfg.batch, seed, augment=augment).dealt(ranks())
     held = dataset if isinstance(dataset, CachedPairs) else RamCache(dataset, cfg.cache_gib)
-    return BatchStream(held, cfg.batch, seed, augment=augment)
+    return BatchStream(held, cfg.batch, seed, augment=augment).dealt(ranks())
 
 # %% ../../nbs/6_train/63_sources.ipynb #700b12a0
 def record_frames(
