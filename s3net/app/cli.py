@@ -23,8 +23,9 @@ from .pack import run_app
 from .real import real_plan, run_real
 from .scores import app as scores_app
 from .scores import predict_paths
-from ..base.config import PRESETS, describe, override, preset
+from ..base.config import PRESETS, Config, describe, override, preset
 from ..base.core import InputError, data_dir, explain
+from ..base.signals import Interrupted, spare_notices
 from ..data.layouts import render_layouts
 from ..data.miniworld import render_world
 from .seeds import read_seeds, seeds_table
@@ -35,7 +36,7 @@ from ..eval.runs import evaluate_model, evaluate_run, evaluation_hooks, read_fra
 from ..eval.tables import Row, table
 from ..train.models import load_model
 from ..train.record import Run
-from ..train.runs import RUNS
+from ..train.again import run_again
 
 # %% ../../nbs/9_app/998_cli.ipynb #d69e4e1b
 app = typer.Typer(
@@ -90,12 +91,26 @@ def train(
     out: Out = Path("runs/last"),
     start: Annotated[str, typer.Option("--preset", help=f"{', '.join(PRESETS)}")] = "mini",
     resume: Annotated[bool, typer.Option(help="continue the run in --out if there is one")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="resume also with other settings or data")
+    ] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="the same bits each time, or an error")
+    ] = False,
 ) -> None:
     "Train S_seg, phase 1 (Eq. 7) or phase 2 (Eq. 11) in a run folder."
-    if kind not in RUNS:
-        raise InputError(f"kind {kind!r} is unknown, expected one of {', '.join(RUNS)}")
-    cfg = override(preset(start), settings or [])
-    made = RUNS[kind](cfg, out, resume, () if kind == "segmenter" else evaluation_hooks(cfg, out))
+    spare_notices()
+    words = [*(settings or []), *["deterministic=true"] * deterministic]
+    cfg = override(preset(start), words)
+
+    def hooks(cfg: Config) -> list:
+        return [] if kind == "segmenter" else evaluation_hooks(cfg, out)
+
+    try:
+        made = run_again(kind, cfg, out, resume, anyway, hooks)
+    except Interrupted as ended:
+        typer.echo(f"s3net: {ended}", err=True)
+        raise typer.Exit(ended.code) from None
     typer.echo(f"{'finished' if made.finished() else 'stopped'}: {made.path}")
 
 # %% ../../nbs/9_app/998_cli.ipynb #c357949a

@@ -16,7 +16,9 @@ from torch import nn
 
 from ..base.config import Config
 from ..base.core import InputError, atomic_path, read_json, write_json
-from ..base.process import attended
+from ..base.manifest import sweep
+from ..base.process import attended, began
+from ..base.signals import Interrupted, Signals
 from ..data.loaders import BatchStream
 from .loop import Hook, Phase, make_accelerator, train
 from .models import load_given, weight_file
@@ -24,6 +26,7 @@ from .networks import build_nets, needs_segmenter
 from .phase1 import Phase1, phase1_state
 from .phase2 import Phase2, phase2_state
 from s3net.train.record import (
+    Heartbeat,
     Run,
     asked_to_pause,
     asked_to_stop,
@@ -109,9 +112,12 @@ def execute(
     cfg, state = run.config, phase.state
     with contextlib.ExitStack() as block:
         block.enter_context(alone(run))
+        for place in (run.path, *(run.path / name for name in ("checkpoints", "snapshots"))):
+            sweep(place, began())  # what a killed training had not finished
         done = restore(run, state)
         if done >= cfg.steps:
             return run
+        signals = block.enter_context(Signals())
         block.enter_context(attended(run.path, cfg.steps, lambda: state.step))
         standard = standard_hooks(run, cfg, done, title)
         for hook in standard:  # pictures are finished and the bar's line is ended, come what may
@@ -121,10 +127,16 @@ def execute(
             phase,
             cfg,
             make_accelerator(cfg),
-            [*standard, *hooks],
-            stop=lambda: state.step == until or asked_to_stop(run),
+            [*standard, Heartbeat(run.path), *hooks],
+            stop=lambda: bool(signals.ended) or state.step == until or asked_to_stop(run),
             on_bad=lambda step: save_batches(phase, run, step),
-            pause=lambda: asked_to_pause(run),
+            pause=lambda: signals.noticed() or asked_to_pause(run),
+        )
+    if signals.ended:
+        raise Interrupted(
+            f"{signals.ended.name}: stopped after step {state.step}, the checkpoint is "
+            f"{run.checkpoint()}; resume it to go on",
+            signals.ended,
         )
     return run
 

@@ -36,7 +36,8 @@ from ..data.shards import digest_of
 from ..data.vkitti import SyntheticClips, VirtualKitti2
 from ..data.vkitti1 import VirtualKitti1
 from ..geometry.image import one_hot, resize_depth
-from .record import fingerprint
+from .faults import Readable
+from .record import contents, fingerprint
 
 # %% ../../nbs/6_train/63_sources.ipynb #17816411
 def _reserved(
@@ -197,12 +198,14 @@ def data_fingerprints(
 ) -> dict[str, str]:  # name -> files and bytes, or the digest of a cache
     "What a run was trained on"
     folders = {side: cache_folder(cfg, side) for side in ("synthetic", "real")}
-    return {
-        side: f"cache {digest_of(read_json(folder / 'index.json')['shards'])}"
-        if folder
-        else fingerprint(getattr(cfg, side))
-        for side, folder in folders.items()
-    }
+    found = {}
+    for side, folder in folders.items():
+        if folder:
+            found[side] = f"cache {digest_of(read_json(folder / 'index.json')['shards'])}"
+        else:
+            found[side] = fingerprint(getattr(cfg, side))
+            found[f"{side} contents"] = contents(getattr(cfg, side))
+    return found
 
 # %% ../../nbs/6_train/63_sources.ipynb #e9b9627c
 def synthetic_dataset(
@@ -226,11 +229,13 @@ def synthetic_dataset(
 
 def stream(
     dataset: Sequence,  # of samples
-    cfg: Config,  # batch, seed, flip, jitter, cache_gib
+    cfg: Config,  # batch, seed, flip, jitter, cache_gib, bad_samples
     name: str,  # which side: "synthetic" or "real"; each has an order of its own
 ) -> BatchStream:
     "Shuffled, mirrored batches whose order depends on seed and step only"
     seed = generator(cfg.seed, "stream", name).initial_seed()
+    if cfg.bad_samples and not isinstance(dataset, CachedClips):
+        dataset = Readable(dataset, cfg.bad_samples)
     augment = Augment(cfg.flip, cfg.jitter, cfg.jitter, cfg.jitter)
     if isinstance(dataset, CachedClips):
         return CachedStream(dataset, cfg.batch, seed, augment=augment)
