@@ -275,7 +275,7 @@ def read_recipe(
         raise InputError(f"{path} is missing; name a recipe of the package or an existing file")
     try:
         found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_repeats)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path.name} is not valid JSON ({error}); mend the file") from error
     recipe = _build(path.name, found)
     if recipe.name != path.name[:-5]:

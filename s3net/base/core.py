@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'CLASS_COLOURS', 'IGNORE', 'SKY', 'MOVABLE', 'InputError', 'DiskFull', 'check_shape', 'remove',
-           'atomic_path', 'explain', 'write_json', 'read_json', 'generator', 'numpy_generator', 'seed_everything',
-           'hash_file', 'hash_tensors', 'project_root', 'data_dir', 'real_dir', 'file_lock']
+           'atomic_path', 'explain', 'write_json', 'read_json', 'read_object', 'generator', 'numpy_generator',
+           'seed_everything', 'hash_file', 'hash_tensors', 'project_root', 'data_dir', 'real_dir', 'file_lock']
 
 # %% ../../nbs/0_base/00_core.ipynb #990f1f7b
 import contextlib
@@ -148,6 +148,21 @@ def read_json(
         raise InputError(
             f"{path} is not valid JSON ({error}); restore it or make it again"
         ) from error
+
+# %% ../../nbs/0_base/00_core.ipynb #3239be4c
+def read_object(
+    path: str | Path,  # file to read
+    **kinds: type | tuple[type, ...],  # key -> what its value must be
+) -> dict:  # what it holds
+    "Read a JSON object; one that lacks a key, or holds something else there, is named"
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is {found!r:.40}, expected an object; make it again")
+    for key, kind in kinds.items():
+        if not isinstance(found.get(key), kind):
+            value = f"{found[key]!r:.40}" if key in found else "missing"
+            raise InputError(f"{path}: {key} is {value}, expected another kind; make it again")
+    return found
 
 # %% ../../nbs/0_base/00_core.ipynb #52aebb81
 def generator(

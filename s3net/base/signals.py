@@ -37,7 +37,7 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(message)
         self.code = 128 + number  # what a shell expects of a process ended by it
 
-
+# %% ../../nbs/0_base/04_signals.ipynb #5167a021
 class Signals:
     "For the length of a block, signals are wishes; outside the main thread nothing changes"
 

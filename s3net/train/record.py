@@ -137,7 +137,7 @@ def what_differs(
             told.append(f"data {name} ({old[name]} then, {data[name]} now)")
     return told
 
-
+# %% ../../nbs/6_train/62_record.ipynb #c4d90a12
 def readmit(
     path: str | Path,  # folder of a run
     kind: str,  # which must stay
@@ -160,7 +160,7 @@ def readmit(
         write_json(run.path / "config.json", {"kind": kind, "config": to_dict(cfg)})
     return told
 
-
+# %% ../../nbs/6_train/62_record.ipynb #c4d90a11
 def append_line(
     file: str | Path,  # made if it is not there
     line: str,  # with its end
@@ -201,6 +201,24 @@ def start_run(
     return run
 
 # %% ../../nbs/6_train/62_record.ipynb #18476c14
+def _told(line: str, file: Path) -> dict:
+    "One line of metrics.jsonl; refused where it is no record of a step"
+    try:
+        record = parse_record(line)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    terms = record.get("updates", {})
+    terms = (
+        [t for u in terms.values() if isinstance(u, dict) for t in u.values()]
+        if (isinstance(terms, dict))
+        else [None]
+    )
+    pairs = all(isinstance(t, list) and len(t) == 2 for t in terms)
+    if type(record.get("step")) is not int or not pairs:
+        raise InputError(f"{file} holds {line[:40]!r}, expected a step and its terms; leave it out")
+    return record | {"updates": record.get("updates", {})}
+
+
 def read_metrics(
     path: str | Path,  # a run folder
 ) -> list[dict]:  # one dict a record, in order
@@ -208,8 +226,8 @@ def read_metrics(
     file = Path(path) / "metrics.jsonl"
     if not file.is_file():
         return []
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-    return [parse_record(line) for line in lines if line]
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return [_told(line, file) for line in lines if line]
 
 
 def curves(
@@ -306,9 +324,9 @@ def keep_records(
     file = Path(file)
     with atomic_path(file) as temporary, open(temporary, "w", encoding="utf-8") as out:
         if file.is_file():
-            with open(file, encoding="utf-8") as lines:
+            with open(file, encoding="utf-8", errors="replace") as lines:
                 whole = (line for line in lines if line.endswith("\n") and line.strip())
-                out.writelines(x for x in whole if parse_record(x)["step"] <= step)
+                out.writelines(x for x in whole if _told(x, file)["step"] <= step)
 
 # %% ../../nbs/6_train/62_record.ipynb #6c62b784
 class SnapshotHook:
@@ -385,7 +403,7 @@ class CheckpointHook:
         save_checkpoint(event.state, self.folder)
         prune_checkpoints(self.folder, self.keep)
 
-
+# %% ../../nbs/6_train/62_record.ipynb #c4d90a13
 class Lenient:
     "A hook that finds no room is told once and left out, except at the end of the run"
 

@@ -23,6 +23,7 @@ from s3net.base.core import (
     generator,
     hash_tensors,
     read_json,
+    read_object,
     write_json,
 )
 from ..data.cache import CachedClips, CachedPairs, CachedStream
@@ -261,9 +262,14 @@ def recorded_frames(
 ) -> list[FrameKey] | None:  # None where nothing was written down
     "What `record_frames` wrote, and what the run was given of an earlier one"
     files = [Path(run) / "frames.json", Path(run) / "inputs" / "frames.json"]
-    rows = [row for file in files if file.is_file() for row in read_json(file).items()]
-    keys = [(*name.rsplit("/", 1), frame) for name, text in rows for frame in read_runs(text)]
-    return [(drive, int(camera), frame) for drive, camera, frame in keys] or None
+    found: list[FrameKey] = []
+    for file in (f for f in files if f.is_file()):
+        for name, text in read_object(file).items():
+            drive, _, camera = name.rpartition("/")
+            if not camera.isdecimal() or len(camera) > 2:
+                raise InputError(f"{file} names {name!r:.60}, expected drive/camera; make it again")
+            found += [(drive, int(camera), frame) for frame in read_runs(text)]
+    return found or None
 
 # %% ../../nbs/6_train/63_sources.ipynb #b662f088
 class OraclePairs:

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..base.core import InputError, atomic_path, hash_tensors, read_json, remove, write_json
-from ..base.manifest import MANIFEST, damage, write_manifest
+from ..base.limits import load_tensors
+from ..base.manifest import MANIFEST, damage, damage_of, write_manifest
 
 # %% ../../nbs/6_train/60_state.ipynb #e4dbda06
 class Stateful(Protocol):
@@ -116,6 +117,8 @@ def load_weights(
 ) -> None:
     "Read weights into a network of the same architecture"
     path = Path(path)
+    if why := damage_of(path):
+        raise InputError(f"{path} is damaged: {why}; use an earlier checkpoint")
     found = _read_weights(path)
     want = net.state_dict()
     odd = sorted(found.keys() ^ want.keys())
@@ -220,8 +223,10 @@ def spoilt(
         facts = read_json(path / "state.json")
     except InputError as error:
         return str(error).partition(";")[0]
-    if not isinstance(facts, dict) or not {"step", "threads"} <= facts.keys():
-        return "state.json lacks the step"
+    facts = facts if isinstance(facts, dict) else {}
+    numbers = [facts.get("step"), facts.get("threads"), facts.get("skipped", 0)]
+    if any(type(n) is not int or n < 0 for n in numbers):
+        return "state.json lacks the step or the threads"
     if "manifest" in facts and not (path / MANIFEST).is_file():
         return f"{MANIFEST} is missing"
     return damage(path)
@@ -257,16 +262,16 @@ def load_checkpoint(
         )
     for name, net in state.modules.items():
         load_weights(net, path / f"{name}.safetensors")
+    training = load_tensors(path / "training.pt")
     try:
-        training = torch.load(path / "training.pt", weights_only=True, map_location="cpu")
-    except Exception as error:
+        for name, optimiser in state.optimisers.items():
+            optimiser.load_state_dict(training["optimisers"][name])
+        for name, extra in state.extras.items():
+            extra.load_state_dict(training["extras"][name])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(
-            f"{path / 'training.pt'} is damaged or not ours; use an earlier checkpoint"
+            f"{path / 'training.pt'} does not fit this run ({error}); use the run's own config"
         ) from error
-    for name, optimiser in state.optimisers.items():
-        optimiser.load_state_dict(training["optimisers"][name])
-    for name, extra in state.extras.items():
-        extra.load_state_dict(training["extras"][name])
     state.step, state.skipped = facts["step"], facts.get("skipped", 0)
 
 # %% ../../nbs/6_train/60_state.ipynb #cfb4c334
