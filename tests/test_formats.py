@@ -17,7 +17,6 @@ values in range are asked for; `Damage.unseen` says where and why:
 
 import re
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fuzz import as_bytes, cut, flip_bit, folder_instead, in_time
 
 from s3net.base.core import InputError, numpy_generator
 from s3net.data.kitti import KittiAnnotatedDepth, KittiOdometry, KittiRaw, KittiRawDepth
@@ -159,25 +159,6 @@ class Damage:
     unseen: bool = False  # may pass unnoticed; see the top of this file
     shorter: bool = False  # samples that needed the file may be gone
     other: str = ""  # the file it was swapped with
-
-
-def as_bytes(edit: Callable[[bytes, np.random.Generator], bytes]) -> Callable:
-    return lambda path, rng: path.write_bytes(edit(path.read_bytes(), rng)) and None
-
-
-def flip_bit(data: bytes, rng: np.random.Generator) -> bytes:
-    place, changed = int(rng.integers(len(data))), bytearray(data)
-    changed[place] ^= 1 << int(rng.integers(8))
-    return bytes(changed)
-
-
-def cut(share: float, step: int = 1) -> Callable:
-    return as_bytes(lambda data, _: data[: int(len(data) * share) // step * step + (step == 1)])
-
-
-def folder_instead(path: Path, _: np.random.Generator) -> None:
-    path.unlink()
-    path.mkdir()
 
 
 def bytes_damage(kind: str) -> list[Damage]:
@@ -397,25 +378,6 @@ def mended(root: Path, spare: Path) -> Iterator[None]:
                 shutil.rmtree(path)
             if not path.is_file() or path.read_bytes() != original.read_bytes():
                 shutil.copyfile(original, path)
-
-
-@contextmanager
-def in_time(seconds: int) -> Iterator[None]:
-    "A reader that hangs is stopped, where the system can"
-
-    def stop(*_) -> None:
-        raise TimeoutError(f"more than {seconds} s")
-
-    if not hasattr(signal, "SIGALRM"):
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

@@ -23,9 +23,10 @@ from .pack import run_app
 from .real import real_plan, run_real
 from .scores import app as scores_app
 from .scores import predict_paths
-from ..base.config import PRESETS, describe, override, preset
+from ..base.config import PRESETS, Config, describe, override, preset
 from ..base.core import InputError, data_dir, explain
 from ..base.ranks import ranks
+from ..base.signals import Interrupted, spare_notices
 from ..base.together import launched, together
 from ..data.layouts import render_layouts
 from ..data.miniworld import render_world
@@ -37,7 +38,7 @@ from ..eval.runs import evaluate_model, evaluate_run, evaluation_hooks, read_fra
 from ..eval.tables import Row, table
 from ..train.models import load_model
 from ..train.record import Run
-from ..train.runs import RUNS
+from ..train.again import run_again
 
 # %% ../../nbs/9_app/998_cli.ipynb #d69e4e1b
 app = typer.Typer(
@@ -92,22 +93,36 @@ def train(
     out: Out = Path("runs/last"),
     start: Annotated[str, typer.Option("--preset", help=f"{', '.join(PRESETS)}")] = "mini",
     resume: Annotated[bool, typer.Option(help="continue the run in --out if there is one")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="resume also with other settings or data")
+    ] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="the same bits each time, or an error")
+    ] = False,
     processes: Annotated[
         int, typer.Option(help="refuse to begin with another number; 0 = as torchrun started")
     ] = 0,
 ) -> None:
     "Train S_seg, phase 1 (Eq. 7) or phase 2 (Eq. 11) in a run folder."
-    if kind not in RUNS:
-        raise InputError(f"kind {kind!r} is unknown, expected one of {', '.join(RUNS)}")
     if processes not in (0, launched()):
         raise InputError(
             f"option --processes is {processes} but {launched()} were started; expected "
             f"torchrun --nproc-per-node {processes} -m s3net.app.start train {kind} ..."
         )
-    cfg = override(preset(start), settings or [])
+    spare_notices()
+    words = [*(settings or []), *["deterministic=true"] * deterministic]
+    cfg = override(preset(start), words)
+
+    def hooks(cfg: Config) -> list:
+        return [] if kind == "segmenter" else evaluation_hooks(cfg, out)
+
     with together():
-        hooks = () if kind == "segmenter" else evaluation_hooks(cfg, out)
-        made = RUNS[kind](cfg, out, resume, hooks)
+        try:
+            made = run_again(kind, cfg, out, resume, anyway, hooks)
+        except Interrupted as ended:
+            if ranks().first:
+                typer.echo(f"s3net: {ended}", err=True)
+            raise typer.Exit(ended.code) from None
         if ranks().first:
             typer.echo(f"{'finished' if made.finished() else 'stopped'}: {made.path}")
 

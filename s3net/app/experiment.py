@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .parameters import Value, find_notebook, read_parameters, read_words
-from ..base.core import InputError, read_json, write_json
+from ..base.core import InputError, read_json, read_object, write_json
 from ..base.process import environment
 
 # %% ../../nbs/9_app/987_experiment.ipynb #bbb62dfe
@@ -82,11 +82,12 @@ def read_experiment(
 ) -> Experiment:
     "What is known about an experiment; one that runs or was killed counts as stopped"
     folder = Path(folder)
-    told, ended = read_json(folder / "parameters.json"), {"how": "stopped", "seconds": 0.0}
+    told = read_object(folder / "parameters.json", parameters=dict, notebook=str)
+    ended = {"how": "stopped", "seconds": 0.0}
     if (folder / "experiment.json").is_file():
-        ended = read_json(folder / "experiment.json")
+        ended = read_object(folder / "experiment.json", how=str, seconds=(int, float))
     file = folder / "result.json"
-    result = read_json(file) if file.is_file() else {}
+    result = read_object(file) if file.is_file() else {}
     return Experiment(folder, told["parameters"], ended["how"], ended["seconds"], result)
 
 # %% ../../nbs/9_app/987_experiment.ipynb #aab05037

@@ -59,16 +59,24 @@ def _parameter_cell(path: Path) -> str:
     "The source of the one cell tagged parameters"
     notebook = read_json(path)
     cells = notebook.get("cells") if isinstance(notebook, dict) else None
-    if not isinstance(cells, list):
+    plain = isinstance(cells, list) and all(
+        isinstance(cell, dict)
+        and isinstance(cell.get("metadata", {}), dict)
+        and isinstance(cell.get("source", ""), str | list)
+        for cell in cells
+    )
+    if not plain:
         raise InputError(f"{path} holds no cells, expected a notebook; name another file")
     tags = [cell.get("metadata", {}).get("tags", []) for cell in cells]
-    tagged = [cell for cell, named in zip(cells, tags) if "parameters" in named]
-    if len(tagged) != 1 or tagged[0]["cell_type"] != "code":
+    tagged = [
+        c for c, named in zip(cells, tags) if isinstance(named, list) and "parameters" in named
+    ]
+    if len(tagged) != 1 or tagged[0].get("cell_type") != "code":
         raise InputError(
             f"{path} has {len(tagged)} cells tagged parameters, expected one code cell; "
             "tag the cell that holds them"
         )
-    return "".join(tagged[0]["source"])
+    return "".join(map(str, tagged[0].get("source", "")))
 
 
 def _assigned(path: Path, node: ast.stmt) -> tuple[str, Value]:
@@ -80,7 +88,7 @@ def _assigned(path: Path, node: ast.stmt) -> tuple[str, Value]:
         value = ast.literal_eval(node.value)
         if not isinstance(targets[0], ast.Name) or type(value) not in _KINDS:
             raise ValueError
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise InputError(
             f"{path}: line {node.lineno} of the parameters is {ast.unparse(node)!r}, expected "
             "name = value with a plain bool, int, float, str or list; move other code elsewhere"
@@ -96,7 +104,7 @@ def read_parameters(
     source = _parameter_cell(path)
     try:
         statements = ast.parse(source).body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"{path}: the parameters are not Python ({error}); mend them") from error
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     said = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}

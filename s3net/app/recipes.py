@@ -39,7 +39,8 @@ _PHASE2 = (  # read by phase 2 alone
 ).split()
 _RECORD = (  # what is written down, where, and by which machine
     "preset seed device threads log_every snapshot_every shares_every checkpoint_every keep "
-    "evaluate_every evaluate_on segmenter_run phase1_run cache cache_gib synthetic real"
+    "evaluate_every evaluate_on segmenter_run phase1_run cache cache_gib synthetic real "
+    "full_disk bad_steps bad_samples out_of_memory deterministic"
 ).split()
 
 
@@ -274,7 +275,7 @@ def read_recipe(
         raise InputError(f"{path} is missing; name a recipe of the package or an existing file")
     try:
         found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_repeats)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path.name} is not valid JSON ({error}); mend the file") from error
     recipe = _build(path.name, found)
     if recipe.name != path.name[:-5]:

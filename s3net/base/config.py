@@ -119,6 +119,11 @@ class TrainConfig:
     evaluate_on: str = ""  # JSON list of frames below `real` to evaluate on while training
     oracle: bool = False  # supervise on the hidden truth: an upper bound, miniworld only
     keep: int = 2  # checkpoints kept besides the last
+    full_disk: str = "stop"  # where a record finds no room: stop, or go_on and leave it out
+    bad_steps: int = 3  # steps that are left out since they are not finite, before the run stops
+    bad_samples: float = 0.0  # share of the files' samples that may be unreadable, 0..1
+    out_of_memory: str = "stop"  # stop, or halve the batch and accumulate twice as many
+    deterministic: bool = False  # refuse operations that give other bits each time; slower
     segmenter_run: str = ""  # run folder of a trained S_seg (phase 1, and semantics)
     phase1_run: str = ""  # run folder of a finished phase 1 (phase 2)
 
@@ -139,10 +144,12 @@ _CHOICES = {
     "schedule": ("alternating", "weighted"),
     "precision": ("no", "bf16"),
     "device": ("auto", "cpu", "cuda"),
+    "full_disk": ("stop", "go_on"),
+    "out_of_memory": ("stop", "halve"),
 }
 _RANGES = (
     (("flip",), 0, 1),
-    (("decay_from",), 0, 1),
+    (("decay_from", "bad_samples"), 0, 1),
     (("max_depth", "cache_gib", "segmenter_width", "pose_translation"), 1e-6, float("inf")),
     (
         ("batch", "accumulate", "log_every", "checkpoint_every", "critic_every", "self_ratio"),
@@ -154,6 +161,7 @@ _RANGES = (
         (
             "threads",
             "keep",
+            "bad_steps",
             "pose_steps",
             "pool",
             "snapshot_every",
@@ -183,7 +191,7 @@ class Config(TrainConfig, LossConfig, NetConfig, DataConfig):
         weights = tuple(f for f in vars(self) if f.startswith(("alpha_", "lr_")))
         for names, low, high in (*_RANGES, (weights, 0, float("inf"))):
             for name in names:
-                if not low <= getattr(self, name) <= high:
+                if not low <= getattr(self, name) <= min(high, 1e300):
                     raise InputError(
                         f"setting {name} is {getattr(self, name)}, "
                         f"expected a number from {low:g} to {high:g}"
@@ -312,11 +320,14 @@ def _read(
             parts = value.split(",") if isinstance(value, str) else value
             a, b = (float(p) for p in parts)
             return a, b
+        if kind is str and not isinstance(value, str) or isinstance(value, dict | bytes):
+            raise ValueError
         if kind is int and (isinstance(value, bool) or float(value) != int(float(value))):
             raise ValueError
         return int(float(value)) if kind is int else kind(value)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         want = {bool: "true or false", tuple: "two numbers such as 0.5,0.9", int: "a whole number"}
+        want[str] = "text"
         raise InputError(
             f"setting {name} is {value!r}, expected {want.get(kind, 'a number')}"
         ) from error
@@ -329,6 +340,8 @@ def to_dict(cfg: Config) -> dict:  # plain values for JSON
 
 def from_dict(values: dict) -> Config:
     "A configuration from `config.json`; unknown names are refused"
+    if not isinstance(values, dict):
+        raise InputError(f"a config is {values!r:.60}, expected an object of settings; mend it")
     return with_changes(Config(), values)
 
 

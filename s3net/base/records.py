@@ -50,7 +50,7 @@ def parse_record(
     text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"a record of {len(text)} characters is not JSON ({error}), expected one object a "
             "line; leave the line out"

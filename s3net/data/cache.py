@@ -6,8 +6,10 @@
 __all__ = ['CachePlan', 'plan_cache', 'write_cache', 'CachedClips', 'CachedPairs', 'open_cache', 'decode_clips', 'CachedStream']
 
 # %% ../../nbs/3_data/322_cache.ipynb #85fa3e0d
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -20,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s3net.base.core import (
-    InputError, atomic_path, file_lock, read_json, remove, write_json,
+    InputError, atomic_path, file_lock, read_json, read_object, remove, write_json,
 )  # fmt: skip
 from .kitti import FrameKey, VideoClips
 from .lists import read_runs, write_runs
@@ -141,16 +143,57 @@ def _plain(value: dict) -> dict:
     "As it comes back from JSON"
     return {**value, "blocks": {k: [kind, list(s)] for k, (kind, s) in value["blocks"].items()}}
 
-
+# %% ../../nbs/3_data/322_cache.ipynb #c4c4e002
 def _work(plan: CachePlan, todo: Sequence[int], workers: int, bar: tqdm) -> Iterator[int]:
     "Write shards, in this process or in several"
     if workers <= 1 or len(todo) < 2:
         for number in todo:
             _write_one(plan, number, bar.update)
         return
-    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn")) as pool:
-        for job in as_completed([pool.submit(_write_one, plan, number) for number in todo]):
-            yield job.result()
+    try:
+        with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn")) as pool:
+            for job in as_completed([pool.submit(_write_one, plan, number) for number in todo]):
+                yield job.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"a process that decodes for {plan.folder} was killed, often for lack of memory; run "
+            "the command again with fewer workers, it goes on where it stopped"
+        ) from error
+
+# %% ../../nbs/3_data/322_cache.ipynb #c4c4e001
+_BLOCKS = {"real": {"image", "K"}, "synthetic": {"image", "depth", "labels", "forward", "T", "K"}}
+
+
+def _is_group(row: object) -> bool:
+    kinds = (str, (str, int), str)
+    return isinstance(row, list) and len(row) == 3 and all(map(isinstance, row, kinds))
+
+
+def _is_block(row: object) -> bool:
+    "A plain number type and a shape"
+    if not (isinstance(row, list) and len(row) == 2 and isinstance(row[1], list)):
+        return False
+    plain = isinstance(row[0], str) and re.fullmatch(r"bool|u?int\d\d?|float\d\d", row[0])
+    return bool(plain) and all(type(n) is int and 0 < n < 2**16 for n in row[1])
+
+
+def _check_index(index: dict, file: Path) -> None:
+    "Refuse an index that names what no cache of ours holds"
+    real = index["kind"] == "real"
+    numbers = [index["rows_a_shard"], *index["size"], *([index.get("step")] if real else [])]
+    numbers += [] if real else list(index.get("full_size") or [None])
+    good = {
+        "kind": index["kind"] in _BLOCKS and len(index["size"]) == 2,
+        "blocks": _BLOCKS.get(index["kind"], set()) <= index["blocks"].keys()
+        and all(map(_is_block, index["blocks"].values())),
+        "rows": all(_is_group(row) for row in [*index["rows"], *index["samples"]]),
+        "shards": all(
+            isinstance(x, str) and re.fullmatch(r"[0-9a-f]{16}", x) for x in index["shards"]
+        ),
+        "sizes": all(type(n) is int and 0 < n < 2**31 for n in numbers),
+    }
+    if wrong := [name for name, fine in good.items() if not fine]:
+        raise InputError(f"{file}: {wrong[0]} are not of a cache; run `s3net data cache` again")
 
 # %% ../../nbs/3_data/322_cache.ipynb #41e309f0
 def _read_index(folder: Path, about: dict) -> dict:
@@ -160,7 +203,11 @@ def _read_index(folder: Path, about: dict) -> dict:
             f"{folder} holds no finished cache; expected index.json, run `s3net data cache` "
             "(again: it goes on where it stopped)"
         )
-    index = read_json(folder / "index.json")
+    index = read_object(
+        folder / "index.json", about=dict, format=int, blocks=dict, rows=list, samples=list,
+        rows_a_shard=int, shards=list, kind=str, size=list,
+    )  # fmt: skip
+    _check_index(index, folder / "index.json")
     for name, value in {"format": _FORMAT, **about}.items():
         made = (index["about"] | {"format": index["format"]}).get(name)
         if made != value:
@@ -211,7 +258,9 @@ class _Cached:
 
     def _block(self, name: str, key: tuple) -> np.ndarray:
         "A block of a frame, after a look at the frame's files the first time"
-        row = self._rows[key]
+        row = self._rows.get(key)
+        if row is None:
+            raise InputError(f"{self.folder} has no frame {key}; run `s3net data cache` again")
         if self.root and not self._seen[row]:
             first = self.sources.first
             self._refuse(self.sources.changed(self.root, range(first[row], first[row + 1])))
@@ -298,7 +347,7 @@ def open_cache(
 ) -> CachedClips | CachedPairs:
     "A finished cache of either side"
     index = Path(folder) / "index.json"
-    real = not index.is_file() or read_json(index)["kind"] == "real"
+    real = not index.is_file() or read_object(index, kind=str)["kind"] == "real"
     return (CachedClips if real else CachedPairs)(folder, root, about)
 
 # %% ../../nbs/3_data/322_cache.ipynb #8bcc1e49

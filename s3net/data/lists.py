@@ -22,6 +22,9 @@ from typing import Any
 Frame = tuple[str, Any, int]  # drive or scene, camera or condition, frame number
 
 
+_MOST_FRAMES = 10**7  # of one drive: eleven days of video
+
+
 def _refused(sentence: str) -> Exception:
     "An InputError; fetched here because its module imports torch, which takes longer than a list"
     from s3net.base.core import InputError
@@ -33,8 +36,16 @@ def read_runs(
     text: str,  # such as "0-3 7"
 ) -> list[int]:  # such as [0, 1, 2, 3, 7]
     "Frame numbers written as runs"
-    ends = [word.partition("-") for word in text.split()]
-    return [f for first, _, last in ends for f in range(int(first), int(last or first) + 1)]
+    try:
+        words = [word.partition("-") for word in text.split()]
+        runs = [range(int(a), int(b if dash else a) + 1) for a, dash, b in words]
+        if sum(len(run) or _MOST_FRAMES for run in runs) >= _MOST_FRAMES:
+            raise ValueError(text)
+    except (ValueError, AttributeError, OverflowError) as error:
+        raise _refused(
+            f"frames are {text!r:.60}, expected runs such as '0-3 7'; make the list again"
+        ) from error
+    return [frame for run in runs for frame in run]
 
 
 def write_runs(
@@ -197,8 +208,12 @@ def read_list(
         rows = json.loads(path.read_text(encoding="utf-8"))
         if not rows or not all(isinstance(row, list) and len(row) == 3 for row in rows):
             raise ValueError("rows of another form")
+        if any(
+            str(part) in ("", "..") or set(str(part)) & set("/\\\0") for r in rows for part in r
+        ):
+            raise ValueError("names that lead elsewhere")
         return [(str(a), b if isinstance(b, str) else int(b), int(f)) for a, b, f in rows]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise _refused(
             f"{path} is not a list of frames, expected rows [drive, camera, frame]; make it again"
         ) from error

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.core import InputError
+from ..base.limits import plain, read_arrays
 from .kitti import FrameKey, VideoClips
 from .samples import read_image
 from .vkitti import SyntheticClips, encode_depth
@@ -65,9 +67,11 @@ class Sources:
         path: Path,  # from save
     ) -> "Sources":
         "Read them"
-        with np.load(path) as kept:
-            names = kept["names"].tobytes().decode().split("\n")
-            return cls(names, kept["first"], kept["marks"])
+        kept = read_arrays(path)
+        if lost := {"names", "first", "marks"} - kept.keys():
+            raise InputError(f"{path} lacks {min(lost)}; run `s3net data cache` again")
+        names = kept["names"].tobytes().decode("utf-8", "replace").split("\n")
+        return cls([plain(n, f"{path}", deep=True) for n in names], kept["first"], kept["marks"])
 
 # %% ../../nbs/3_data/41_packing.ipynb #e3f72502
 def _mark(path: str | Path) -> tuple[int, int]:

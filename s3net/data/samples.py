@@ -18,6 +18,7 @@ from kornia_rs import io as kornia_io
 from torch import Tensor
 
 from ..base.core import CLASSES, IGNORE, InputError, atomic_path
+from ..base.limits import check_picture
 from ..geometry.camera import check_camera
 from ..geometry.image import resize_image
 
@@ -37,6 +38,7 @@ def read_image(
         raise InputError(f"{path} does not exist; expected a picture, check the folder's layout")
     if path.suffix.lower() in (".jpg", ".jpeg") and not _jpeg_is_whole(path):
         raise InputError(f"{path} has no end marker; expected a whole JPEG, copy the file again")
+    check_picture(path)
     try:
         return kornia_io.read_image(str(path))
     except Exception as error:

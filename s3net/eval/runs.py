@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..base.config import Config
 from ..base.core import InputError, atomic_path
+from ..base.records import parse_record
 from ..data.kitti import KittiAnnotatedDepth, KittiRawDepth
 from ..data.lists import read_list
 from .depth import Protocol, Result, evaluate, get_protocol
@@ -144,7 +145,12 @@ def read_evaluations(
 ) -> list[dict]:  # {"step", "results"} in order
     "The evaluations made while training"
     file = Path(path) / "evaluations.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    if not file.is_file():
+        return []
+    try:
+        return [parse_record(line) for line in file.read_bytes().splitlines() if line]
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
 def last_mean(

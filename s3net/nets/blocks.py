@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base.core import InputError
+from ..base.limits import load_tensors
 
 # %% ../../nbs/4_nets/40_blocks.ipynb #d4aee09e
 def check_image(
@@ -274,7 +275,7 @@ def read_weights(
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_tensors(path)
     except Exception as error:
         raise InputError(
             f"{path} is not a readable weight file ({type(error).__name__}); "

@@ -210,7 +210,10 @@ def pack_run(
 
 # %% ../../nbs/6_train/693_pack.ipynb #117243f8
 _LINK = stat.S_IFLNK
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, SafetensorError)
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, SafetensorError, KeyError,
+    RecursionError, NotImplementedError, OSError,
+)  # fmt: skip
 _DATA = ("synthetic", "real", "cache")  # settings that name folders of this machine
 
 

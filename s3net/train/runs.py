@@ -9,6 +9,7 @@ __all__ = ['RUNS', 'adopt', 'adopt_frames', 'alone', 'execute', 'save_batches', 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from signal import SIGTERM
 
 import torch
 from filelock import FileLock, Timeout
@@ -16,8 +17,10 @@ from torch import nn
 
 from ..base.config import Config, to_dict
 from ..base.core import InputError, atomic_path, read_json, write_json
-from ..base.process import attended
+from ..base.manifest import sweep
+from ..base.process import attended, began
 from ..base.ranks import Ranks, ranks, synchronise_norms
+from ..base.signals import Interrupted, Signals
 from ..base.together import agreed, alike, led, same_everywhere, unless_lost
 from ..data.cache import CachedClips
 from ..data.kitti import VideoClips
@@ -28,6 +31,7 @@ from .networks import build_nets, needs_segmenter
 from .phase1 import Phase1, phase1_state
 from .phase2 import Phase2, phase2_state
 from s3net.train.record import (
+    Heartbeat,
     Run,
     asked_to_pause,
     asked_to_stop,
@@ -102,6 +106,12 @@ def alone(
         lock.release()
 
 # %% ../../nbs/6_train/69_runs.ipynb #0a6171a5
+def _sweep(run: Run) -> None:
+    "Remove what a killed training had not finished"
+    for place in (run.path, *(run.path / name for name in ("checkpoints", "snapshots"))):
+        sweep(place, began())
+
+
 def execute(
     phase: Phase,  # what a step is, at its first step
     run: Run,  # where to write
@@ -112,13 +122,14 @@ def execute(
     "Restore, train, record"
     cfg, state = run.config, phase.state
     with contextlib.ExitStack() as block:
-        led(lambda: block.enter_context(alone(run)))
+        led(lambda: (block.enter_context(alone(run)), _sweep(run)))
         done = led(*[lambda: restore(run, state)] * 2)
         same_everywhere(state.hashes(), "weights")
         if done >= cfg.steps:
             return run
         if cfg.sync_batchnorm and ranks().size > 1:
             synchronise_norms(list(state.modules.values()))
+        signals = block.enter_context(Signals())
         if ranks().first:
             block.enter_context(attended(run.path, cfg.steps, lambda: state.step))
         standard = standard_hooks(run, cfg, done, title)
@@ -130,10 +141,17 @@ def execute(
             phase,
             cfg,
             make_accelerator(cfg),
-            [*standard, *hooks] if ranks().first else standard,
-            stop=lambda: agreed(state.step == until or asked_to_stop(run)),
+            [*standard, *([Heartbeat(run.path), *hooks] if ranks().first else ())],
+            stop=lambda: agreed(bool(signals.ended) or state.step == until or asked_to_stop(run)),
             on_bad=lambda step: save_batches(phase, run, step),
-            pause=lambda: agreed(asked_to_pause(run)),
+            pause=lambda: agreed(signals.noticed() or asked_to_pause(run)),
+        )
+    if agreed(bool(signals.ended)):
+        how = signals.ended or SIGTERM
+        raise Interrupted(
+            f"{how.name}: stopped after step {state.step}, the checkpoint is "
+            f"{run.checkpoint()}; resume it to go on",
+            how,
         )
     return run
 

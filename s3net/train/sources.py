@@ -23,6 +23,7 @@ from s3net.base.core import (
     generator,
     hash_tensors,
     read_json,
+    read_object,
     write_json,
 )
 from ..base.ranks import ranks
@@ -37,7 +38,8 @@ from ..data.shards import digest_of
 from ..data.vkitti import SyntheticClips, VirtualKitti2
 from ..data.vkitti1 import VirtualKitti1
 from ..geometry.image import one_hot, resize_depth
-from .record import fingerprint
+from .faults import Readable
+from .record import contents, fingerprint
 
 # %% ../../nbs/6_train/63_sources.ipynb #17816411
 def _reserved(
@@ -198,12 +200,14 @@ def data_fingerprints(
 ) -> dict[str, str]:  # name -> files and bytes, or the digest of a cache
     "What a run was trained on"
     folders = {side: cache_folder(cfg, side) for side in ("synthetic", "real")}
-    return {
-        side: f"cache {digest_of(read_json(folder / 'index.json')['shards'])}"
-        if folder
-        else fingerprint(getattr(cfg, side))
-        for side, folder in folders.items()
-    }
+    found = {}
+    for side, folder in folders.items():
+        if folder:
+            found[side] = f"cache {digest_of(read_json(folder / 'index.json')['shards'])}"
+        else:
+            found[side] = fingerprint(getattr(cfg, side))
+            found[f"{side} contents"] = contents(getattr(cfg, side))
+    return found
 
 # %% ../../nbs/6_train/63_sources.ipynb #e9b9627c
 def synthetic_dataset(
@@ -227,11 +231,13 @@ def synthetic_dataset(
 
 def stream(
     dataset: Sequence,  # of samples
-    cfg: Config,  # batch, seed, flip, jitter, cache_gib
+    cfg: Config,  # batch, seed, flip, jitter, cache_gib, bad_samples
     name: str,  # which side: "synthetic" or "real"; each has an order of its own
 ) -> BatchStream:
     "Shuffled, mirrored batches whose order depends on seed and step only; this process's rows"
     seed = generator(cfg.seed, "stream", name).initial_seed()
+    if cfg.bad_samples and not isinstance(dataset, CachedClips):
+        dataset = Readable(dataset, cfg.bad_samples)
     augment = Augment(cfg.flip, cfg.jitter, cfg.jitter, cfg.jitter)
     if isinstance(dataset, CachedClips):
         return CachedStream(dataset, cfg.batch, seed, augment=augment).dealt(ranks())
@@ -257,9 +263,14 @@ def recorded_frames(
 ) -> list[FrameKey] | None:  # None where nothing was written down
     "What `record_frames` wrote, and what the run was given of an earlier one"
     files = [Path(run) / "frames.json", Path(run) / "inputs" / "frames.json"]
-    rows = [row for file in files if file.is_file() for row in read_json(file).items()]
-    keys = [(*name.rsplit("/", 1), frame) for name, text in rows for frame in read_runs(text)]
-    return [(drive, int(camera), frame) for drive, camera, frame in keys] or None
+    found: list[FrameKey] = []
+    for file in (f for f in files if f.is_file()):
+        for name, text in read_object(file).items():
+            drive, _, camera = name.rpartition("/")
+            if not camera.isdecimal() or len(camera) > 2:
+                raise InputError(f"{file} names {name!r:.60}, expected drive/camera; make it again")
+            found += [(drive, int(camera), frame) for frame in read_runs(text)]
+    return found or None
 
 # %% ../../nbs/6_train/63_sources.ipynb #b662f088
 class OraclePairs:

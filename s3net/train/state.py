@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Stateful', 'TrainState', 'place', 'rate_factor', 'set_rates', 'save_weights', 'load_weights', 'save_checkpoint',
-           'checkpoints', 'prune_checkpoints', 'load_checkpoint', 'frozen']
+           'checkpoints', 'set_aside', 'prune_checkpoints', 'checkpoint_bytes', 'spoilt', 'last_good',
+           'load_checkpoint', 'frozen']
 
 # %% ../../nbs/6_train/60_state.ipynb #98f0e256
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..base.core import InputError, atomic_path, hash_tensors, read_json, remove, write_json
+from ..base.limits import load_tensors
+from ..base.manifest import MANIFEST, damage, damage_of, write_manifest
 
 # %% ../../nbs/6_train/60_state.ipynb #e4dbda06
 class Stateful(Protocol):
@@ -35,6 +38,8 @@ class TrainState:
     optimisers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)  # name -> optimiser
     extras: dict[str, Stateful] = field(default_factory=dict)  # name -> anything else with state
     step: int = 0  # optimiser steps done
+    skipped: int = 0  # of them left out, since a loss or a gradient was not finite
+    doubts: list = field(default_factory=list)  # flags of gradients still on their way from a GPU
 
     def add_adam(
         self,
@@ -112,6 +117,8 @@ def load_weights(
 ) -> None:
     "Read weights into a network of the same architecture"
     path = Path(path)
+    if why := damage_of(path):
+        raise InputError(f"{path} is damaged: {why}; use an earlier checkpoint")
     found = _read_weights(path)
     want = net.state_dict()
     odd = sorted(found.keys() ^ want.keys())
@@ -142,12 +149,14 @@ def save_checkpoint(
         "extras": {k: e.state_dict() for k, e in state.extras.items()},
     }
     facts = {"step": state.step, "threads": torch.get_num_threads(), "weights": state.hashes()}
+    facts |= {"skipped": state.skipped, "manifest": MANIFEST}
     with atomic_path(target, durable=True) as temporary:
         temporary.mkdir()
         for name, net in state.modules.items():
             save_weights(net, temporary / f"{name}.safetensors")
         torch.save(training, temporary / "training.pt")
         write_json(temporary / "state.json", facts | (about or {}))
+        write_manifest(temporary)
     return target
 
 
@@ -158,14 +167,81 @@ def checkpoints(
     found = Path(folder).glob("[0-9]" * 8) if Path(folder).is_dir() else ()
     return sorted(p for p in found if (p / "state.json").is_file())
 
+# %% ../../nbs/6_train/60_state.ipynb #2b8e1c01
+_ASIDE = "damaged-"  # in front of the step
+
+
+def set_aside(
+    path: str | Path,  # a damaged checkpoint
+) -> Path:  # where it lies now: `checkpoints` no longer lists it
+    "Rename a checkpoint so that nobody takes it for good"
+    path = Path(path)
+    target = path.with_name(_ASIDE + path.name)
+    remove(target)
+    return path.rename(target)
+
 
 def prune_checkpoints(
     folder: str | Path,  # the run's `checkpoints` folder
     keep: int,  # how many besides the last
 ) -> None:
-    "Delete the oldest checkpoints"
-    for old in checkpoints(folder)[: -(keep + 1)]:
-        remove(old)
+    "Delete the oldest checkpoints, and damaged ones that a good one has overtaken"
+    found = checkpoints(folder)
+    for old in found[: -(keep + 1)]:
+        remove(set_aside(old))  # killed half-way, what is left no longer looks like a checkpoint
+    for old in Path(folder).glob(_ASIDE + "[0-9]" * 8):
+        if found and old.name.removeprefix(_ASIDE) <= found[-1].name:
+            remove(old)
+
+
+def _tensor_bytes(tree: object) -> int:
+    if isinstance(tree, Tensor):
+        return tree.nbytes
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, list | tuple):
+        return 0
+    return sum(_tensor_bytes(branch) for branch in tree)
+
+
+def checkpoint_bytes(
+    state: TrainState,  # what would be kept
+) -> int:
+    "About what a checkpoint takes on the disk"
+    held = [net.state_dict() for net in state.modules.values()]
+    held += [list(o.state.values()) for o in state.optimisers.values()]
+    held += [vars(extra) for extra in state.extras.values() if hasattr(extra, "__dict__")]
+    return int(1.02 * _tensor_bytes(held)) + 2**16
+
+# %% ../../nbs/6_train/60_state.ipynb #2b8e1c04
+def spoilt(
+    path: str | Path,  # one checkpoint folder
+) -> str | None:  # a few words; None where it is whole, or from before there were manifests
+    "What is wrong with a checkpoint"
+    path = Path(path)
+    try:
+        facts = read_json(path / "state.json")
+    except InputError as error:
+        return str(error).partition(";")[0]
+    facts = facts if isinstance(facts, dict) else {}
+    numbers = [facts.get("step"), facts.get("threads"), facts.get("skipped", 0)]
+    if any(type(n) is not int or n < 0 for n in numbers):
+        return "state.json lacks the step or the threads"
+    if "manifest" in facts and not (path / MANIFEST).is_file():
+        return f"{MANIFEST} is missing"
+    return damage(path)
+
+
+def last_good(
+    folder: str | Path,  # the run's `checkpoints` folder
+) -> tuple[Path | None, dict[Path, str]]:  # the newest whole one; newer ones, with what is wrong
+    "Find the newest checkpoint that is as it was written"
+    bad: dict[Path, str] = {}
+    for path in reversed(checkpoints(folder)):
+        if (why := spoilt(path)) is None:
+            return path, bad
+        bad[path] = why
+    return None, bad
 
 # %% ../../nbs/6_train/60_state.ipynb #b6fbaa4a
 def load_checkpoint(
@@ -175,6 +251,8 @@ def load_checkpoint(
 ) -> None:
     "Continue from a checkpoint, to the bit"
     path = Path(path)
+    if why := spoilt(path):
+        raise InputError(f"{path} is damaged: {why}; use an earlier checkpoint")
     facts = read_json(path / "state.json")
     on_cpu = all(p.device.type == "cpu" for m in state.modules.values() for p in m.parameters())
     if exact and on_cpu and facts["threads"] != torch.get_num_threads():
@@ -184,17 +262,17 @@ def load_checkpoint(
         )
     for name, net in state.modules.items():
         load_weights(net, path / f"{name}.safetensors")
+    training = load_tensors(path / "training.pt")
     try:
-        training = torch.load(path / "training.pt", weights_only=True, map_location="cpu")
-    except Exception as error:
+        for name, optimiser in state.optimisers.items():
+            optimiser.load_state_dict(training["optimisers"][name])
+        for name, extra in state.extras.items():
+            extra.load_state_dict(training["extras"][name])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(
-            f"{path / 'training.pt'} is damaged or not ours; use an earlier checkpoint"
+            f"{path / 'training.pt'} does not fit this run ({error}); use the run's own config"
         ) from error
-    for name, optimiser in state.optimisers.items():
-        optimiser.load_state_dict(training["optimisers"][name])
-    for name, extra in state.extras.items():
-        extra.load_state_dict(training["extras"][name])
-    state.step = facts["step"]
+    state.step, state.skipped = facts["step"], facts.get("skipped", 0)
 
 # %% ../../nbs/6_train/60_state.ipynb #cfb4c334
 class frozen:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.core import read_json
+from ..base.core import read_object
 from ..base.process import asked
 from .trainer import Trainer, last_words, trainer
 
@@ -67,8 +67,8 @@ def _ended(path: Path, who: Trainer | None, steps: int) -> State:
     about, saved = path / "ended.json", _newest(path)
     again = f"resume it from step {saved:,}" if saved else "it has no checkpoint to resume from"
     if about.is_file():
-        told = read_json(about)
-        how, why = told.get("how", "stopped"), told.get("message") or ""
+        told = read_object(about, how=str, message=str, step=int)
+        how, why = told["how"], told["message"]
         if how == "finished":
             return State("finished", f"finished: {why or f'all {steps:,} steps are done'}")
         return State(how, f"{how} at step {told.get('step', 0):,}: {why}; {again}")

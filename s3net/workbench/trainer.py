@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.config import PRESETS, Config, differences, from_dict, override, preset
-from ..base.core import InputError, project_root, read_json, write_json
+from ..base.core import InputError, project_root, read_json, read_object, write_json
 from ..base.process import FLAGS, process_start
 
 # %% ../../nbs/8_workbench/811_trainer.ipynb #49358771
@@ -79,9 +79,10 @@ def trainer(
     "Who trains this folder, known by number and start"
     path, told, here = Path(path), {}, socket.gethostname()
     if (path / "process.json").is_file():
-        told = read_json(path / "process.json")
+        told = read_object(path / "process.json")
     pid, host, since = told.get("pid"), told.get("host") or here, told.get("started")
-    began = float(told.get("time") or 0.0)
+    began = float(told["time"]) if isinstance(told.get("time"), int | float) else 0.0
+    pid = pid if type(pid) is int else None
     if pid and host != here:
         return Trainer(pid, host, None, began)
     if pid and alive(pid, since):
