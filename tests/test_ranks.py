@@ -113,7 +113,8 @@ def settings(**changes: object) -> Config:
 
 
 def words(cfg: Config, out: Path) -> list[str]:
-    names = "device threads translate snapshot_every batch synthetic real steps lr_depth bad_steps".split()
+    names = "device threads translate snapshot_every batch synthetic real steps lr_depth".split()
+    names.append("bad_steps")
     return [*COMMAND, "--out", str(out), *(f"{name}={getattr(cfg, name)}" for name in names)]
 
 
