@@ -32,8 +32,8 @@ CASES = {  # name -> settings, batch norm in training mode
         False,
     ),
     "phase2": (dict(alpha_pose=0.3, alpha_smooth2=0.1, accumulate=2), False),
-    "phase1-norms": (dict(), True),
-    "phase2-norms": (dict(), True),
+    "phase1-norms": (dict(steps=1, batch=4), True),
+    "phase2-norms": (dict(steps=2, batch=4), True),
 }
 
 
@@ -85,12 +85,12 @@ def numbers(event: Event) -> torch.Tensor:
 
 
 def trained(name: str, folder: Path, start: Path | None = None) -> dict[str, object]:
-    "Five steps from the seed, or the last two from a checkpoint; what was told, and all weights"
+    "All steps from the seed, or the rest from a checkpoint; what was told, and all weights"
     settings, trained_norms = CASES[name]
     world = lesson_world()
     data = dict(synthetic=str(world / "vkitti2"), real=str(world / "kitti_raw"))
-    quiet = dict(device="cpu", threads=1, shares_every=0)
-    cfg = preset("tiny", batch=4, pool=2, steps=5, **quiet, **data, **settings)
+    plain = dict(device="cpu", threads=1, shares_every=0, batch=2, pool=2, steps=5)
+    cfg = preset("tiny", **data, **(plain | settings))
     accelerator = make_accelerator(cfg)
     phase, told = phase_of(name, cfg, trained_norms, folder), []
     if start is not None:

@@ -15,10 +15,12 @@ from ranks_job import BREAK, CASES, all_cases
 
 from s3net.app.jobs import in_use
 from s3net.base.config import Config, preset
-from s3net.base.core import read_json
+from s3net.base.core import InputError, read_json
 from s3net.base.process import process_start
+from s3net.base.ranks import Ranks
 from s3net.base.together import torchrun
 from s3net.data.miniworld import lesson_world
+from s3net.train import sources
 from s3net.train.record import Run, read_metrics
 from s3net.train.runs import RUNS
 
@@ -147,18 +149,15 @@ def until(true: Callable[[], object], process: subprocess.Popen) -> None:
 
 
 def test_ends_cleanly_and_writes_once(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        with two(settings(steps=4), tmp_path / name) as process:
-            said, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, said
-        assert said.count(f"finished: {tmp_path / name}") == 1 and "terminate" not in said
-        steps = [record["step"] for record in read_metrics(tmp_path / name)]
-        assert steps == [1, 2, 3, 4]
-        last = Run(tmp_path / name).checkpoint()
-        assert read_json(last / "state.json")["processes"] == 2 and last.name == "00000004"
-    first, second = (read_metrics(tmp_path / name) for name in ("a", "b"))
-    assert [r["updates"] for r in first] == [r["updates"] for r in second]
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+    run = tmp_path / "run"
+    with two(settings(steps=4), run) as process:
+        said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    assert said.count(f"finished: {run}") == 1 and "terminate" not in said
+    assert [record["step"] for record in read_metrics(run)] == [1, 2, 3, 4]
+    last = Run(run).checkpoint()
+    assert last.name == "00000004" and read_json(last / "state.json")["processes"] == 2
+    assert sorted(p.name for p in run.iterdir()) == [
         ".lock", "checkpoints", "config.json", "ended.json", "environment.json", "frames.json",
         "metrics.jsonl", "process.json",
     ]  # fmt: skip
@@ -198,14 +197,19 @@ def test_one_is_killed(tmp_path: Path) -> None:
     assert read_json(resumed.checkpoint() / "state.json")["processes"] == 1
 
 
-def test_refused_by_all_and_told_once(tmp_path: Path) -> None:
-    with two(settings(batch=3), tmp_path / "odd") as process:
-        said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode != 0 and not (tmp_path / "odd").exists()
-    assert said.count("s3net: setting batch is 3 but there are 2 processes") == 1, said
-    with two(settings(lr_depth=1e30, bad_steps=0), tmp_path / "hasty") as process:
+def test_what_stops_one_stops_all_and_is_told_once(tmp_path: Path) -> None:
+    with two(settings(lr_depth=1e30, bad_steps=0), tmp_path / "run") as process:
         said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0 and said.count("expected a finite number") == 1, said
-    (bad,) = (tmp_path / "hasty" / "nonfinite").iterdir()
+    (bad,) = (tmp_path / "run" / "nonfinite").iterdir()
     held = torch.load(bad, weights_only=True)
     assert len(held["synthetic/0/image_t"]) == len(held["real/0/image_tgt"]) == 4
+
+
+def test_uneven_batch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = settings(batch=3)
+    monkeypatch.setattr(sources, "ranks", lambda: Ranks(1, 2))
+    with pytest.raises(InputError, match="batch is 3 but there are 2 processes.*set batch=4$"):
+        sources.stream(sources.synthetic_dataset(cfg), cfg, "synthetic")
+    halves = settings(batch=4)
+    assert len(sources.stream(sources.real_dataset(halves), halves, "real").batch(0).K) == 2

@@ -286,6 +286,14 @@ def _with_segmenter(phase: Phase1, report: Report, pair: SyntheticPair, fake: Te
     return join(report, more._replace(maps=maps))
 
 # %% ../../nbs/6_train/66_phase1.ipynb #85ee2515
+def _pooled(pool: ImagePool, fake: Tensor, coin: torch.Generator) -> Tensor:
+    "Newest and older translations: several processes keep one pool and take their rows of it"
+    if not pool.size:
+        return pool(fake, coin)
+    mixed = pool(gathered(fake), coin)
+    return mixed[own(len(mixed))]
+
+
 def critic(
     phase: Phase1,  # whose last translations are judged
     step: int,  # names the pool's coin
@@ -294,8 +302,7 @@ def critic(
     "Eq. 1 for D_R: real against pooled, detached translations"
     held, net = phase.fakes[micro], phase.nets["discriminator"]
     coin = generator(phase.cfg.seed, "pool", step, micro)
-    pooled = phase.state.extras["pool"](gathered(held.fake), coin)  # one pool for all processes
-    fake_map = net(pooled[own(len(pooled))])
+    fake_map = net(_pooled(phase.state.extras["pool"], held.fake, coin))
     real_map = net(held.real)
     report = weighted_sum(
         {"critic": (1.0, lambda: critic_adversarial(real_map, fake_map, phase.cfg.gan_form))}
