@@ -97,8 +97,10 @@ def fit_line(x: list[float], y: list[float]) -> tuple[float, float, float]:
     b = sum(w * (p - mx) * (q - my) for w, p, q in zip(weight, x, y)) / spread
     a = my - b * mx
     if a < 0 and n > 1:
-        a, b = 0.0, sum(w * p * q for w, p, q in zip(weight, x, y)) / sum(
-            w * p * p for w, p in zip(weight, x)
+        a, b = (
+            0.0,
+            sum(w * p * q for w, p, q in zip(weight, x, y))
+            / sum(w * p * p for w, p in zip(weight, x)),
         )
     return a, b, max(abs(q - a - b * p) / q for p, q in zip(x, y))
 

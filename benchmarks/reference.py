@@ -105,12 +105,15 @@ class DecodingClips:
         return len(self.clips)
 
     def __getitem__(self, index: int) -> list[Tensor]:  # (3,H,W) each, colour in [0,1]
-        height, width = self.size
         images = []
         for file in self.clips[index]:
             with Image.open(file) as picture:
-                small = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-            images.append(torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1) / 255)
+                pixels = torch.from_numpy(np.array(picture.convert("RGB")))
+            image = pixels.permute(2, 0, 1)[None].float()
+            small = F.interpolate(
+                image, self.size, mode="bilinear", align_corners=False, antialias=True
+            )
+            images.append(small[0].clamp(0, 255).round() / 255)
         return images
 
     def batch(self, indices: Sequence[int]) -> list[Tensor]:  # (B,3,H,W) of each place
