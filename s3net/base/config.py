@@ -99,6 +99,7 @@ class TrainConfig:
     batch: int = 6  # samples a step and domain, of all processes together (T2Net: 6)
     accumulate: int = 1  # batches whose gradients are added before a step
     sync_batchnorm: bool = False  # several GPUs: batch norm of the whole batch, else a process's
+    recompute: bool = False  # forget activations and compute them twice: less memory, slower
     lr_translator: float = 2e-5  # Adam rate of G (section 4.1)
     lr_depth: float = 5e-5  # Adam rate of f_T (section 4.1)
     lr_pose: float = 5e-5  # Adam rate of Pose (section 4.1)

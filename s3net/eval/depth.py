@@ -139,21 +139,28 @@ def crop_window(
     return rows, slice(int(left * width), int(right * width))
 
 # %% ../../nbs/7_eval/70_depth.ipynb #e7fa9b60
+def _between_pixels(count: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "For each pixel of the large map along an axis: the small one's before it, after it, the share"
+    places = np.clip(resize_pixels(np.arange(wanted), count / wanted), 0, count - 1)
+    before = places.astype(int)
+    return before, np.minimum(before + 1, count - 1), places - before
+
+
 def sample_map(
     values: np.ndarray,  # (h,w) a map at the prediction's size
-    rows: np.ndarray,  # (N,) rows in the large map
-    columns: np.ndarray,  # (N,) columns in the large map
+    rows: np.ndarray,  # (N,) int, rows in the large map
+    columns: np.ndarray,  # (N,) int, columns in the large map
     size: tuple[int, int],  # (height, width) of the large map
 ) -> np.ndarray:  # (N,) the map enlarged bilinearly (align_corners False), at these pixels only
     "What resizing the whole map would give at some of its pixels"
-    height, width = values.shape
-    v = np.clip(resize_pixels(rows, height / size[0]), 0, height - 1)
-    u = np.clip(resize_pixels(columns, width / size[1]), 0, width - 1)
-    top, left = v.astype(int), u.astype(int)
-    low, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
-    v, u = v - top, u - left
-    upper = values[top, left] + (values[top, right] - values[top, left]) * u
-    lower = values[low, left] + (values[low, right] - values[low, left]) * u
+    by_row, by_column = (_between_pixels(n, m) for n, m in zip(values.shape, size))
+    top, low, v = (table[rows] for table in by_row)
+    left, right, u = (table[columns] for table in by_column)
+    flat, width = values.ravel(), values.shape[1]
+    top, low = top * width, low * width
+    upper, lower = flat[top + left], flat[low + left]
+    upper = upper + (flat[top + right] - upper) * u
+    lower = lower + (flat[low + right] - lower) * u
     return upper + (lower - upper) * v
 
 # %% ../../nbs/7_eval/70_depth.ipynb #03fc8bab
@@ -196,6 +203,15 @@ def _numbers(truth: np.ndarray, pred: np.ndarray) -> dict[str, float]:
     return dict(zip(METRICS, map(float, values)))
 
 # %% ../../nbs/7_eval/70_depth.ipynb #f92678e3
+def _bounds(protocol: Protocol, kind: np.dtype) -> tuple[np.floating, np.floating]:
+    "The bounds of the truth in its own type, rounded so that comparing is as exact as in float64"
+    kind = kind if np.issubdtype(kind, np.floating) else np.dtype(float)
+    low, high = protocol.min_depth, np.inf if protocol.beyond else protocol.cap
+    above, below = kind.type(low), kind.type(high)
+    above = np.nextafter(above, kind.type(-np.inf)) if float(above) > low else above
+    return above, np.nextafter(below, kind.type(np.inf)) if float(below) < high else below
+
+
 def valid_pixels(
     truth: np.ndarray,  # (H,W) metres, 0 = no value
     protocol: Protocol,  # bounds and crop
@@ -203,9 +219,25 @@ def valid_pixels(
     "Pixels inside the crop whose truth lies strictly between the bounds"
     rows, columns = crop_window(truth.shape, protocol.crop)
     inside = truth[rows, columns]
-    cap = np.inf if protocol.beyond else protocol.cap
-    v, u = np.nonzero((inside > protocol.min_depth) & (inside < cap))
+    above, below = _bounds(protocol, inside.dtype)
+    v, u = np.divmod(np.flatnonzero((inside > above) & (inside < below)), max(inside.shape[1], 1))
     return v + rows.start, u + columns.start
+
+
+def _score(
+    pred: np.ndarray, truth: np.ndarray, protocol: Protocol, places: tuple[np.ndarray, np.ndarray]
+) -> dict[str, float]:
+    "Metrics over the pixels that count"
+    if protocol.eight_bit:
+        pred = np.clip(np.floor(pred / 80 * 255), 0, 255) / 255 * 80
+    if protocol.resize == "inverse":
+        p = 1 / sample_map(1 / pred, *places, truth.shape)
+    else:
+        p = sample_map(pred, *places, truth.shape)
+    g = truth[places].astype(np.float64)
+    scale = float(np.median(g) / np.median(p)) if protocol.median_scaling else 1.0
+    p = np.clip(p * scale, protocol.min_depth, protocol.cap)
+    return _numbers(g, p) | dict(pixels=len(g), scale=scale)
 
 
 def depth_metrics(
@@ -215,24 +247,15 @@ def depth_metrics(
 ) -> dict[str, float]:  # the seven metrics, "pixels" that counted and the "scale" applied
     "Score one image as the protocol says (PROTOCOLS 3.1); no valid pixel is an `InputError`"
     protocol = get_protocol(protocol)
-    pred, truth = np.asarray(pred, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    pred, truth = np.asarray(pred, dtype=np.float64), np.asarray(truth)
     _check_maps(pred, truth, protocol)
-    rows, columns = valid_pixels(truth, protocol)
-    if not len(rows):
+    places = valid_pixels(truth, protocol)
+    if not len(places[0]):
         raise InputError(
             f"the truth has no pixel between {protocol.min_depth:g} and {protocol.cap:g} m "
             f"inside the window of crop {protocol.crop!r}; leave this image out"
         )
-    if protocol.eight_bit:
-        pred = np.clip(np.floor(pred / 80 * 255), 0, 255) / 255 * 80
-    if protocol.resize == "inverse":
-        p = 1 / sample_map(1 / pred, rows, columns, truth.shape)
-    else:
-        p = sample_map(pred, rows, columns, truth.shape)
-    g = truth[rows, columns]
-    scale = float(np.median(g) / np.median(p)) if protocol.median_scaling else 1.0
-    p = np.clip(p * scale, protocol.min_depth, protocol.cap)
-    return _numbers(g, p) | dict(pixels=len(g), scale=scale)
+    return _score(pred, truth, protocol, places)
 
 # %% ../../nbs/7_eval/70_depth.ipynb #6c382512
 @dataclass(frozen=True)
@@ -344,8 +367,10 @@ def evaluate(
             name = _name(sample.meta, index)
             truth = sample.depth[0].numpy()
             for p, row, skip in zip(protocols, rows, skipped):
-                if len(valid_pixels(truth, p)[0]):
-                    row.append(dict(name=name) | depth_metrics(pred, truth, p))
+                places = valid_pixels(truth, p)
+                if len(places[0]):
+                    _check_maps(pred, truth, p)
+                    row.append(dict(name=name) | _score(pred, truth, p, places))
                 else:
                     skip.append(name)
         if progress:

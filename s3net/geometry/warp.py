@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .camera import NEAREST, backproject, full_precision, pixel_grid, project
-from .motion import transform
+from .motion import compose, transform
 
 # %% ../../nbs/1_geometry/12_warp.ipynb #e001abd2
 SLACK = 1e-3  # pixels a point may lie outside the border: rounding, not motion
@@ -47,6 +47,54 @@ def rigid_flow(
     flow = pixels - pixel_grid(pixels.shape[-2:], pixels.device, pixels.dtype)
     return torch.where(ok, flow, 0.0), z, ok
 
+# %% ../../nbs/1_geometry/12_warp.ipynb #31c7cc38
+def _per_pixel(A: Tensor, K: Tensor) -> Tensor:
+    "(B,3,3) A times the inverse of K: what A does to (x, y, 1) in pixels"
+    x, y = A[..., 0] / K[:, 0, :1], A[..., 1] / K[:, 1, 1:2]
+    return torch.stack([x, y, A[..., 2] - x * K[:, 0, 2:] - y * K[:, 1, 2:]], -1)
+
+
+def _rays(turned: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    "(B,3,H,W) turned (x,y,1) of every pixel, x (W,) and y (H,1)"
+    y, x = (torch.arange(n, device=turned.device, dtype=turned.dtype) for n in size)
+    by_x, by_y, fixed = turned[..., None, None].unbind(2)
+    return by_x * x + (by_y * y[:, None] + fixed), x, y[:, None]
+
+
+class _Landing(torch.autograd.Function):
+    "The pixel where (turned (x,y,1) depth + moved) lands, and whether it lies in front"
+
+    @staticmethod
+    def forward(ctx: object, depth: Tensor, turned: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+        rays, x, y = _rays(turned, depth.shape[-2:])
+        points = torch.addcmul(moved[..., None, None], rays, depth)
+        z = points[:, 2:]
+        ok = (z > NEAREST).logical_and_(depth > 0)
+        z = torch.where(ok, z, 1.0)
+        pixels = points[:, :2].div_(z)
+        for axis, own in ((0, x), (1, y)):
+            pixels[:, axis : axis + 1] = torch.where(ok, pixels[:, axis : axis + 1], own)
+        ctx.save_for_backward(depth, turned, pixels, z, ok)
+        ctx.mark_non_differentiable(ok)
+        return pixels, ok
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: object, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
+        depth, turned, pixels, z, ok = ctx.saved_tensors
+        rays, x, y = _rays(turned, depth.shape[-2:])
+        flat = torch.where(ok, grad / z, 0.0)
+        by_point = torch.cat([flat, (pixels * flat).sum(1, keepdim=True).neg_()], 1)
+        by_depth = by_turned = by_moved = None
+        if ctx.needs_input_grad[0]:
+            by_depth = (rays * by_point).sum(1, keepdim=True)
+        if ctx.needs_input_grad[1]:
+            scaled = by_point * depth
+            columns = scaled.sum(2)
+            moments = (columns * x).sum(-1), (scaled.sum(3) * y[:, 0]).sum(-1), columns.sum(-1)
+            by_turned, by_moved = torch.stack(moments, -1), by_point.sum((2, 3))
+        return by_depth, by_turned, by_moved
+
 # %% ../../nbs/1_geometry/12_warp.ipynb #ccf02c76
 @full_precision
 def view_warp(
@@ -57,8 +105,13 @@ def view_warp(
     K_src: Tensor | None = None,  # (B,3,3) source camera where it differs
 ) -> tuple[Tensor, Tensor]:  # image (B,C,H,W) on the target's grid, valid (B,1,H,W) bool
     "Eq. 8: the target frame rebuilt from its neighbour; valid = seen by the neighbour's camera"
-    flow, _, ok = rigid_flow(depth_tgt, T_src_tgt, K, K_src)
-    image, inside = flow_warp(source, flow)
+    T = T_src_tgt.reshape(-1, 4, 4)
+    K, count = K.reshape(-1, 3, 3), len(depth_tgt)
+    K_src = K if K_src is None else K_src.reshape(-1, 3, 3)
+    turned = _per_pixel(compose(K_src, T[:, :3, :3]), K).expand(count, 3, 3)
+    moved = (K_src * T[:, None, :3, 3]).sum(-1).expand(count, 3)
+    pixels, ok = _Landing.apply(depth_tgt, turned, moved)
+    image, inside = sample(source, pixels)
     return image, inside & ok
 
 

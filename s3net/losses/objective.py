@@ -17,8 +17,9 @@ from torch import Tensor
 from ..base.config import LossConfig
 from ..base.core import InputError
 from ..geometry.image import resize_map
+from ..geometry.motion import invert
 from .adversarial import generator_adversarial, identity_loss
-from .automask import Bidirectional, bidirectional_loss, bidirectional_views
+from .automask import Bidirectional, bidirectional_loss
 from .depth import edge_aware_smoothness, metres, scale_drift, supervised_depth
 from .flow import flow_consistency
 from .photometric import masked_mean
@@ -26,8 +27,8 @@ from .semantic import semantic_consistency
 from s3net.losses.view_synthesis import (
     ViewErrors,
     identity_errors,
-    view_errors,
     view_synthesis_loss,
+    warp_errors,
 )
 
 # %% ../../nbs/5_losses/57_objective.ipynb #c720167d
@@ -214,11 +215,16 @@ def _mean(values: list[Tensor]) -> Tensor | None:
     return torch.stack(values).mean() if values else None
 
 
-def _depth(coded: list[Tensor], scale: int, size: tuple[int, int], max_depth: float) -> Tensor:
-    code = coded[scale]
-    if tuple(code.shape[-2:]) != size:
-        code = resize_map(code, size)
-    return metres(code, max_depth)
+def _depths(
+    clip: Clip, scale: int, others: bool, max_depth: float
+) -> list[Tensor]:  # (B,1,H,W) metres, full size
+    "Depth of the target, and of the sources where they have one and it is wanted"
+    frames = [clip.coded_tgt, *(clip.coded_src if others else ())]
+    codes, size = [coded[scale] for coded in frames], tuple(clip.target.shape[-2:])
+    if tuple(codes[0].shape[-2:]) == size:
+        return [metres(code, max_depth) for code in codes]
+    whole = resize_map(torch.cat(codes), size)
+    return list(metres(whole, max_depth).chunk(len(codes)))
 
 # %% ../../nbs/5_losses/57_objective.ipynb #47bd36d2
 def _pictures(
@@ -236,6 +242,26 @@ def _pictures(
     return maps
 
 # %% ../../nbs/5_losses/57_objective.ipynb #ac52f44d
+def _views(
+    clip: Clip, depths: list[list[Tensor]], both: bool
+) -> list[tuple[ViewErrors, ViewErrors | None]]:
+    "All warps of all scales at once: sources into the target; the target into each source"
+    n, T = len(clip.sources), clip.T_src_tgt
+    sources, targets, poses = [*clip.sources], [clip.target] * n, [*T]
+    if both:
+        sources, targets = sources + targets, targets + sources
+        poses += [invert(one) for one in T]
+    of_pairs = [[depth] * n + others for depth, *others in depths]
+    count, step = len(depths), len(sources)
+    lists = (sources * count, targets * count, [d for some in of_pairs for d in some])
+    found = warp_errors(*lists, poses * count, clip.K)
+    parts = []
+    for i in range(0, count * step, step):
+        forward = ViewErrors(*(x[i : i + n] for x in found))
+        parts.append((forward, ViewErrors(*(x[i + n : i + step] for x in found)) if both else None))
+    return parts
+
+
 def self_supervision(
     clip: Clip,
     pose: bool = False,  # compute Eq. 9
@@ -246,24 +272,17 @@ def self_supervision(
     max_depth: float = 80.0,  # metres at code +1
 ) -> SelfSupervision:
     "Eq. 9 and Eq. 10, averaged over scales; both share one set of warps"
-    size = tuple(clip.target.shape[-2:])
+    both = mask and clip.coded_src is not None
     used = range(min(scales, len(clip.coded_tgt)))
     still = identity_errors(clip.target, clip.sources) if mask else None
+    depths = [_depths(clip, s, both, max_depth) for s in used]
     poses, masks, maps = [], [], {}
-    for s in used:
-        depth = _depth(clip.coded_tgt, s, size, max_depth)
-        backward = None
-        scene = (clip.target, clip.sources, depth)
-        if mask and clip.coded_src is not None:
-            others = [_depth(coded, s, size, max_depth) for coded in clip.coded_src]
-            forward, backward = bidirectional_views(*scene, others, clip.T_src_tgt, clip.K)
-        else:
-            forward = view_errors(*scene, clip.T_src_tgt, clip.K)
+    for depth, (forward, backward) in zip(depths, _views(clip, depths, both), strict=True):
         if pose:
             poses.append(view_synthesis_loss(forward, valid_only=valid_only))
         found = bidirectional_loss(forward, backward, still, reduce, valid_only) if mask else None
         masks += [found.loss] if mask else []
-        maps = maps or _pictures(depth, forward, found, still)
+        maps = maps or _pictures(depth[0], forward, found, still)
     return SelfSupervision(_mean(poses), _mean(masks), maps)
 
 # %% ../../nbs/5_losses/57_objective.ipynb #58b175f8

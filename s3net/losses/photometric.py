@@ -16,12 +16,14 @@ from torch import Tensor
 from ..base.core import InputError
 from ..base.ranks import shared_mean
 from ..geometry.image import ssim_error
+from ..geometry.windows import Windows, window_error, windows
 
 # %% ../../nbs/5_losses/50_photometric.ipynb #e854e5e6
 def photometric_error(
     pred: Tensor,  # (B,3,H,W) reconstructed frame, colour in [0,1]
     target: Tensor,  # (B,3,H,W) true frame, colour in [0,1]
     alpha: float = 0.85,  # share of the structural term, 0..1
+    seen: Windows | None = None,  # windows(target) where they are known; saves their cost
 ) -> Tensor:  # (B,1,H,W) error in [0,1], never in less than float32
     "L_pe of Eq. 4, 9 and 10 in the form of GeoNet and Monodepth2 (A6)"
     if pred.shape != target.shape:
@@ -31,6 +33,8 @@ def photometric_error(
         )
     kind = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
     pred, target = pred.to(kind), target.to(kind)
+    if not (torch.is_grad_enabled() and target.requires_grad):
+        return window_error(pred, windows(target) if seen is None else seen, alpha)
     structure = ssim_error(pred, target).mean(1, keepdim=True)
     colour = (pred - target).abs().mean(1, keepdim=True)
     return alpha * structure + (1 - alpha) * colour

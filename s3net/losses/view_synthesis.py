@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..base.core import InputError
 from ..geometry.warp import view_warp
+from ..geometry.windows import Windows, windows
 from .photometric import masked_mean, photometric_error
 
 # %% ../../nbs/5_losses/55_view_synthesis.ipynb #e26bc289
@@ -24,6 +25,12 @@ class ViewErrors(NamedTuple):
     errors: list[Tensor]  # (B,1,H,W) L_pe between warped source and target, in [0,1]
 
 
+def _known(targets: list[Tensor]) -> list[Windows]:
+    "Windows of every target, of the same one only once"
+    found = {id(target): windows(target) for target in {id(t): t for t in targets}.values()}
+    return [found[id(target)] for target in targets]
+
+
 def warp_errors(
     sources: list[Tensor],  # (B,3,H,W) each, the frames sampled from
     targets: list[Tensor],  # (B,3,H,W) each, the frame to reproduce
@@ -31,6 +38,7 @@ def warp_errors(
     poses: list[Tensor],  # (B,4,4) each, T_src_tgt: target camera -> source camera
     K: Tensor,  # (B,3,3) pixels
     alpha: float = 0.85,  # share of structure in L_pe
+    together: bool | None = None,  # all pairs in one batch; None = yes, except on a CPU
 ) -> ViewErrors:
     "Eq. 8 and L_pe for several (source, target) pairs"
     count = len(sources)
@@ -39,10 +47,17 @@ def warp_errors(
             f"warp_errors: {count} sources, {len(targets)} targets, {len(depths)} depths and "
             f"{len(poses)} poses, expected equal numbers above 0; pass one of each for every pair"
         )
-    seen = [view_warp(*pair, K) for pair in zip(sources, depths, poses, strict=True)]
+    known, pairs = _known(targets), [sources, depths, poses]
+    if together if together is not None else sources[0].device.type != "cpu":
+        pairs, K = [[torch.cat(x)] for x in pairs], K.repeat(count, 1, 1)
+        known = [Windows(*(torch.cat(x) for x in zip(*known, strict=True)))]
+        targets = [torch.cat(targets)]
+    seen = [view_warp(*pair, K) for pair in zip(*pairs, strict=True)]
     warped, valid = [image for image, _ in seen], [inside for _, inside in seen]
-    errors = [photometric_error(w, t, alpha) for w, t in zip(warped, targets, strict=True)]
-    return ViewErrors(warped, valid, errors)
+    triples = zip(warped, targets, known, strict=True)
+    parts = warped, valid, [photometric_error(w, t, alpha, k) for w, t, k in triples]
+    whole = len(seen) == count
+    return ViewErrors(*(x if whole else list(x[0].chunk(count)) for x in parts))
 
 
 def view_errors(
@@ -65,7 +80,8 @@ def identity_errors(
 ) -> list[Tensor]:  # (B,1,H,W) each, without gradient
     "L_pe between the target and each source as it is: what a standing camera would explain"
     with torch.no_grad():
-        return [photometric_error(source, target, alpha) for source in sources]
+        known = windows(target)
+        return [photometric_error(source, target, alpha, known) for source in sources]
 
 # %% ../../nbs/5_losses/55_view_synthesis.ipynb #a8b1ae0a
 def view_synthesis_loss(

@@ -1,8 +1,7 @@
-"""How much the decoded cache saves: batches of triplets from it and from files, in one run.
+"""Feeding: the cache against decoding, as the field does it and as our file readers do it.
 
-Pictures of KITTI's size are painted here (1242x375, PNG, textured), so no data set is needed. Both
-streams deliver the same batches at 640x192, bit for bit. Rounds alternate between them, one thread,
-medians over batches; on a machine that is busy with other things read the processor's clock. Then
+Pictures of KITTI's size are painted here (1242x375, PNG, textured), so no data set is needed. The
+three ways deliver the same pictures at 640x192; files and cache the same bits of everything. Then
 the index of the paper's 62,000 samples is opened: seconds and megabytes.
 """
 
@@ -14,10 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import torch
+from measure import in_turn, ratios, show
+from reference import DecodingClips
+from torch import Tensor
 
 from s3net.data.cache import CachedStream, open_cache, plan_cache, write_cache
 from s3net.data.kitti import KittiRaw, Video, VideoClips
@@ -27,6 +31,7 @@ from s3net.data.loaders import Augment, BatchStream
 from s3net.data.samples import SyntheticPair, write_image
 from s3net.data.vkitti import SyntheticClips
 
+PLACES = ("image_prev", "image_tgt", "image_next")
 FULL, SIZE, DRIVE = (375, 1242), (192, 640), "2011_09_26_drive_9001_sync"
 K = np.array([[721.5, 0, 609.6], [0, 721.5, 172.9], [0, 0, 1]])
 
@@ -49,30 +54,67 @@ def make_drive(root: Path, frames: int) -> KittiRaw:
     return KittiRaw(root, SIZE)
 
 
-def rates(root: Path, frames: int, rounds: int, batch: int = 6) -> tuple[dict, dict, float]:
-    "Milliseconds a clip from files and from the cache, by two clocks; bytes of a PNG on average"
+def streams(root: Path, frames: int, batch: int) -> dict[str, Callable[[int], dict[str, Tensor]]]:
+    "Three ways to the batch of a step: the field's, from files, from the cache"
     clips = make_drive(root / "raw", frames)
-    plan = plan_cache(clips, root / "raw", root / "cache")
-    write_cache(plan, progress=False)
+    write_cache(plan_cache(clips, root / "raw", root / "cache"), progress=False)
+    files = BatchStream(clips, batch, 0, augment=Augment())
+    cache = CachedStream(open_cache(root / "cache", root / "raw"), batch, 0, augment=Augment())
+    paths = [
+        [raw_file(root / "raw", *key) for key in clips.frames_of(i)] for i in range(len(clips))
+    ]
+    decoding = DecodingClips(paths, SIZE)
+
+    def reference(step: int) -> dict[str, Tensor]:
+        images = decoding.batch(files.indices(step))
+        source = torch.Generator().manual_seed(0)
+        chosen = torch.rand(batch, generator=source) < 0.5  # half of them, as `Augment` does
+        mirror = [torch.where(chosen[:, None, None, None], x.flip(3), x) for x in images]
+        return dict(zip(PLACES, mirror))
+
+    return {
+        "reference": reference,
+        "files": lambda step: files.batch(step).tensors(),
+        "cache": lambda step: cache.batch(step).tensors(),
+    }
+
+
+def check_same(root: Path) -> None:
+    "The three ways give the same pictures; files and cache the same bits of everything"
+    clips = KittiRaw(root / "raw", SIZE)
     cached = open_cache(root / "cache", root / "raw")
-    slow = BatchStream(clips, batch, 0, augment=Augment(flip=0.5))
-    quick = CachedStream(cached, batch, 0, augment=Augment(flip=0.5))
-    for step in range(8):  # also warms up: each file and each shard has been read once
-        a, b = slow.batch(step).tensors(), quick.batch(step).tensors()
-        if not all(torch.equal(a[name], b[name]) for name in a):
-            sys.exit("a cached batch differs from the one of the files; this is an error of ours")
-    clocks = {"wall": time.perf_counter, "processor": time.process_time}
-    times = [{clock: [] for clock in clocks} for _ in range(2)]
-    for number in range(rounds):
-        for stream, kept, repeats in ((slow, times[0], 1), (quick, times[1], 30)):
-            for step in range(number * repeats, (number + 1) * repeats):
-                started = {name: clock() for name, clock in clocks.items()}
-                stream.batch(step)
-                for name, clock in clocks.items():
-                    kept[name].append(1000 * (clock() - started[name]) / batch)
-    bytes_each = statistics.mean(p.stat().st_size for p in (root / "raw").rglob("*.png"))
-    files, cache = ({name: statistics.median(v) for name, v in t.items()} for t in times)
-    return files, cache, bytes_each
+    paths = [raw_file(root / "raw", *key) for key in clips.frames_of(1)]
+    plain = DecodingClips([paths], SIZE)[0]
+    a, b = clips[1].tensors(), cached[1].tensors()
+    if not all(torch.equal(a[name], b[name]) for name in a):
+        raise SystemExit("a cached sample differs from the one of the files; an error of ours")
+    off = max((a[name] - x).abs().max().item() for name, x in zip(PLACES, plain))
+    if off > 1e-4:
+        raise SystemExit(f"the reference loader differs by {off:.1e} from ours, expected 1e-4")
+
+
+def rates(root: Path, frames: int, rounds: int, batch: int = 6) -> dict:
+    "Seconds a batch of each way, two clocks, in turn; bytes of a picture file on average"
+    ways, steps = streams(root, frames, batch), count()
+    check_same(root)
+    many = 30  # batches of the cache for one of the others, or its time would be too short to read
+
+    def work(way: Callable, repeats: int) -> Callable[[], None]:
+        def some() -> None:
+            for _ in range(repeats):
+                way(next(steps))  # not kept: a training holds one batch at a time too
+
+        return some
+
+    repeats = {"reference": 1, "files": 1, "cache": many}
+    times = in_turn({name: work(way, repeats[name]) for name, way in ways.items()}, rounds, warm=2)
+    times = {
+        name: {clock: value / repeats[name] / batch for clock, value in both.items()}
+        for name, both in times.items()
+    }
+    size = statistics.mean(p.stat().st_size for p in (root / "raw").rglob("*.png"))
+    ratio = {name: ratios(times, name, "cache") for name in ("reference", "files")}
+    return {"seconds a clip": times, "ratio": ratio, "bytes of a file": size, "batch": batch}
 
 
 class _Pairs(SyntheticClips):
@@ -131,7 +173,7 @@ def megabytes() -> float:
 
 def opening(made: list[tuple[Path, Path]]) -> tuple[int, float, float]:
     "Samples, processor seconds and megabytes of opening both sides in a fresh process"
-    script = "import sys, bench_cache as b; b.report(*sys.argv[1:])"
+    script = "import sys, feeding; feeding.report(*sys.argv[1:])"
     words = [str(path) for pair in made for path in pair]
     command = [sys.executable, "-c", script, *words]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
@@ -148,24 +190,38 @@ def report(*words: str) -> None:
     print(sum(map(len, caches)), seconds, megabytes() - before)
 
 
+def tell(found: dict) -> None:
+    "Print what `rates` found"
+    size = f"1242×375 PNG of {found['bytes of a file'] / 1e6:.2f} MB to 640×192"
+    rows = []
+    for name, t in found["seconds a clip"].items():
+        ratio = found["ratio"].get(name)
+        times = f"{ratio['wall']:.0f} x, {ratio['processor']:.0f} x" if ratio else ""
+        rows.append((name, *(f"{1000 * t[c]:.2f}" for c in ("wall", "processor")), times))
+    names = ("", "wall, ms a clip", "processor, ms a clip", "cache is quicker by (wall, processor)")
+    show(f"loader: clips of three frames, {size}, batch {found['batch']}", rows, names)
+
+
+def index_figures(root: Path) -> dict:
+    "Opening the index of the paper's samples"
+    count, seconds, memory = opening(paper_index(root))
+    return {"samples": count, "processor seconds": seconds, "megabytes": memory}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=48, help="painted pictures")
-    parser.add_argument("--rounds", type=int, default=9, help="alternations between the two")
+    parser.add_argument("--rounds", type=int, default=9, help="alternations between the three")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        files, cache, size = rates(Path(folder), args.frames, args.rounds)
-    print(f"{os.cpu_count()} cores, 1 thread; 1242x375 PNG of {size / 1e6:.2f} MB -> 640x192, B 6")
-    print("| clock | files, ms a clip of 3 | cache, ms a clip | clips a second | ratio |")
-    print("|---|---|---|---|---|")
-    for clock, ms in files.items():
-        rate = f"{1000 / ms:.0f} -> {1000 / cache[clock]:.0f}"
-        ratio = f"{ms / cache[clock]:.0f} x"
-        print(f"| {clock} | {ms:.1f} | {cache[clock]:.2f} | {rate} | {ratio} |")
+        tell(rates(Path(folder), args.frames, args.rounds))
     with tempfile.TemporaryDirectory() as folder:
-        count, seconds, memory = opening(paper_index(Path(folder)))
-    print(f"index:  {count:,} samples opened in {seconds:.2f} processor s and {memory:.0f} MB")
+        told = index_figures(Path(folder))
+    print(
+        f"\nindex: {told['samples']:,} samples opened in {told['processor seconds']:.2f} processor s "
+        f"and {told['megabytes']:.0f} MB"
+    )
 
 
 if __name__ == "__main__":
