@@ -67,7 +67,7 @@ def together() -> Iterator[None]:
     except Told:
         raise SystemExit(2) from None
     finally:
-        if ranks().size > 1:
+        if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
 
 # %% ../../nbs/0_base/05_together.ipynb #04b88b08
