@@ -132,7 +132,7 @@ def execute(
             make_accelerator(cfg),
             [*standard, *hooks] if ranks().first else standard,
             stop=lambda: agreed(state.step == until or asked_to_stop(run)),
-            on_bad=lambda step: save_batches(phase, run, step),
+            on_bad=(lambda step: save_batches(phase, run, step)) if ranks().first else None,
             pause=lambda: agreed(asked_to_pause(run)),
         )
     return run
