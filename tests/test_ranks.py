@@ -148,30 +148,24 @@ def until(true: Callable[[], object], process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-def test_ends_cleanly_and_writes_once(tmp_path: Path) -> None:
+def test_held_and_stopped_together_and_written_once(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with two(settings(steps=4), run) as process:
+    with two(settings(steps=ENDLESS), run) as process:
+        until(lambda: len(read_metrics(run)) > 2, process)
+        (run / "PAUSE").touch()
+        until(lambda: not moves(run), process)
+        (run / "STOP").touch()
         said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
-    assert said.count(f"finished: {run}") == 1 and "terminate" not in said
-    assert [record["step"] for record in read_metrics(run)] == [1, 2, 3, 4]
-    last = Run(run).checkpoint()
-    assert last.name == "00000004" and read_json(last / "state.json")["processes"] == 2
+    assert said.count(f"stopped: {run}") == 1 and "terminate" not in said
+    records, last = read_metrics(run), Run(run).checkpoint()
+    assert [record["step"] for record in records] == list(range(1, len(records) + 1))
+    assert int(last.name) == len(records) and read_json(last / "state.json")["processes"] == 2
+    assert read_json(run / "ended.json")["how"] == "stopped"
     assert sorted(p.name for p in run.iterdir()) == [
         ".lock", "checkpoints", "config.json", "ended.json", "environment.json", "frames.json",
         "metrics.jsonl", "process.json",
     ]  # fmt: skip
-
-
-def test_stop_is_everybodys(tmp_path: Path) -> None:
-    with two(settings(steps=ENDLESS), tmp_path / "run") as process:
-        until(lambda: len(read_metrics(tmp_path / "run")) > 2, process)
-        (tmp_path / "run" / "PAUSE").touch()
-        until(lambda: not moves(tmp_path / "run"), process)
-        (tmp_path / "run" / "STOP").touch()
-        said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0 and said.count("stopped: ") == 1, said
-    assert read_json(tmp_path / "run" / "ended.json")["how"] == "stopped"
 
 
 def moves(run: Path, seconds: float = 1.5) -> bool:
