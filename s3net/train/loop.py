@@ -247,7 +247,7 @@ class Attempts:
     def _count(self, step: int, error: NonFiniteLoss) -> None:
         state = self.phase.state
         state.skipped += 1
-        if state.skipped > self.cfg.bad_steps:
+        if state.skipped > self.cfg.bad_steps or step + 1 >= self.cfg.steps:  # nothing comes after
             if self.on_bad is not None:
                 self.on_bad(step)
             raise error
