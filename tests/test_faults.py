@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -17,9 +18,12 @@ import pytest
 import torch
 from torch import nn
 
+import s3net.data.cache as cache
 import s3net.train.record as record
 from s3net.base.config import Config, differences, preset, to_dict
 from s3net.base.core import DiskFull, InputError, atomic_path, read_json, write_json
+from s3net.data.cache import open_cache, plan_cache, write_cache
+from s3net.data.kitti import KittiRaw
 from s3net.data.miniworld import lesson_world
 from s3net.train.loop import Event
 from s3net.train.record import read_metrics
@@ -256,6 +260,35 @@ def test_other_data_is_named(tmp_path: Path):
     file.write_bytes(data)
     with pytest.raises(InputError, match=r"data synthetic contents \(\w+ then, \w+ now\)"):
         run_segmenter(cfg_in(world), tmp_path / "run", resume=True)
+
+
+def test_a_checkpoint_from_before_there_were_manifests(tmp_path: Path):
+    state = state_of(5)
+    path = save_checkpoint(state, tmp_path / "checkpoints")
+    facts = {k: v for k, v in read_json(path / "state.json").items() if k != "manifest"}
+    write_json(path / "state.json", facts)
+    (path / "manifest.json").unlink()
+    fresh = state_of(5)
+    load_checkpoint(fresh, path)
+    assert fresh.hashes() == state.hashes() and spoilt(path) is None
+
+
+def killed_worker(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_decoding_process_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    "Its forked copy dies at the first shard; what was written before stays, and is gone on with"
+    world = lesson_world() / "kitti_raw"
+    plan = plan_cache(KittiRaw(world, (32, 96)), world, tmp_path / "cache", megabytes=0.05)
+    monkeypatch.setattr(cache, "get_context", lambda _: multiprocessing.get_context("fork"))
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_write_one", killed_worker)
+        with pytest.raises(InputError, match="was killed, often for lack of memory"):
+            write_cache(plan, workers=2, progress=False)
+    assert not (tmp_path / "cache" / "index.json").exists()
+    write_cache(plan, workers=1, progress=False)
+    assert len(open_cache(tmp_path / "cache")) > 0
 
 
 # --- signals -------------------------------------------------------------------------------------
