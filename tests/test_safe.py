@@ -48,7 +48,7 @@ from s3net.eval.tables import Row, table
 from s3net.nets.blocks import read_weights
 from s3net.train.pack import pack_run, unpack_run
 from s3net.train.record import Run, keep_records, read_metrics, restore, start_run
-from s3net.train.sources import recorded_frames
+from s3net.train.sources import real_files, recorded_frames
 from s3net.train.state import TrainState, load_weights, save_checkpoint
 from s3net.workbench.standing import state_of
 from s3net.workbench.trainer import trainer
@@ -624,3 +624,11 @@ def test_pages_show_names_as_text(name: str, tmp_path: Path):
         outside = re.sub(r"<script[^>]*>(?!alert).*?</script>", "", text, flags=re.S)
         assert all(tag not in outside for tag in ("<script>alert", "<img src=x", "<b>x", "<i>y"))
     assert html.escape(name) in grid or html.escape(name, quote=False) in grid
+
+
+@pytest.mark.parametrize("drives", ["..", "../../etc", "/etc", "a/../..", "a\\b"])
+def test_settings_stay_in_their_folder(drives: str):
+    world = lesson_world()
+    cfg = preset("tiny", real=str(world / "kitti_raw"), real_drives=drives)
+    with pytest.raises(InputError, match="a name inside its folder"):
+        real_files(cfg)
