@@ -5,9 +5,10 @@ READY := .venv/.ready
 LOG := .venv-install.log
 FLAGS ?=
 ROUNDS ?= 3
+MINUTES ?= 120
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: demo test check lab notebooks format real bench soak hooks install clean help
+.PHONY: demo test check lab notebooks format real bench soak audit lowest hooks install clean help
 
 demo: install ## render the miniworld, train every phase and baseline, write runs/demo/report.html
 	.venv/bin/s3net demo $(ARGS)
@@ -29,8 +30,18 @@ format: install ## ruff format on notebooks and scripts, then export and clean
 	.venv/bin/nbdev_export
 	.venv/bin/nbdev_clean
 
-soak: install ## the notebooks ROUNDS times in shuffled order, to find lessons that fail now and then
+soak: install ## hours: notebooks in shuffled order, 30 kills, determinism, memory over MINUTES
 	@$(PY) tools/run_notebooks.py --rounds $(ROUNDS)
+	@OMP_NUM_THREADS=1 $(PY) tools/soak_kills.py --kills 30
+	@TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(PY) tools/bench_deterministic.py
+	@TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(PY) tools/soak_memory.py --minutes $(MINUTES)
+
+audit: install ## the installed set against the pins and its files against their hashes; licences
+	@$(PY) tools/audit.py --licences
+	@$(PY) tools/audit.py --files
+
+lowest: install ## an environment of the lowest allowed versions, and tests that train in it
+	@OMP_NUM_THREADS=1 $(PY) tools/lowest.py $(ARGS)
 
 bench: install ## how fast the parts are here; the cache against decoding; what recording costs
 	@$(PY) tools/bench.py $(ARGS)

@@ -6,6 +6,7 @@ are in test_formats.py; nothing a file holds may run, and nothing may ask for a 
 """
 
 import copy
+import html
 import io
 import json
 import os
@@ -40,11 +41,14 @@ from s3net.data.lists import read_list, read_runs
 from s3net.data.make3d import read_laser_grid
 from s3net.data.miniworld import lesson_world
 from s3net.data.samples import read_image
+from s3net.eval.album import write_album
+from s3net.eval.depth import METRICS
 from s3net.eval.runs import read_evaluations
+from s3net.eval.tables import Row, table
 from s3net.nets.blocks import read_weights
 from s3net.train.pack import pack_run, unpack_run
 from s3net.train.record import Run, keep_records, read_metrics, restore, start_run
-from s3net.train.sources import recorded_frames
+from s3net.train.sources import real_files, recorded_frames
 from s3net.train.state import TrainState, load_weights, save_checkpoint
 from s3net.workbench.standing import state_of
 from s3net.workbench.trainer import trainer
@@ -600,3 +604,31 @@ def test_a_checkpoint_of_a_stranger_runs_nothing(tmp_path: Path):
     with pytest.raises(InputError, match="damaged or not ours"):
         restore(Run(tmp_path / "run"), state_of_one())
     assert not Path(WITNESS).exists()
+
+
+HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "a&b", '"><b>x', "'><i>y"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_pages_show_names_as_text(name: str, tmp_path: Path):
+    "The name of a run, a setting, a term, a row: none of them becomes a tag"
+    plain = name.replace("/", "-")
+    run = start_run(tmp_path / plain, "phase1", preset("tiny", real_drives=name))
+    record = {"step": 1, "time": 0.0, "seconds": 0.1, "stats": {name: 1.0}}
+    record["updates"] = {name: {name: [0.5, 1.0]}}
+    (run.path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    figures = dict.fromkeys(METRICS, 0.5)
+    page = write_album(run.path, tmp_path / "album.html").read_text()
+    grid = table([Row(name, figures, "from the paper", "miniworld80")], "html", name)
+    for text in (page, grid):
+        outside = re.sub(r"<script[^>]*>(?!alert).*?</script>", "", text, flags=re.S)
+        assert all(tag not in outside for tag in ("<script>alert", "<img src=x", "<b>x", "<i>y"))
+    assert html.escape(name) in grid or html.escape(name, quote=False) in grid
+
+
+@pytest.mark.parametrize("drives", ["..", "../../etc", "/etc", "a/../..", "a\\b"])
+def test_settings_stay_in_their_folder(drives: str):
+    world = lesson_world()
+    cfg = preset("tiny", real=str(world / "kitti_raw"), real_drives=drives)
+    with pytest.raises(InputError, match="a name inside its folder"):
+        real_files(cfg)

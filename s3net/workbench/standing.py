@@ -62,16 +62,20 @@ def _newest(path: Path) -> int:
     return max((int(f.name) for f in found if (f / "state.json").exists()), default=0)
 
 
+def _whole(number: object) -> int:
+    return number if type(number) is int else 0
+
+
 def _ended(path: Path, who: Trainer | None, steps: int) -> State:
     "Of a run that nobody trains now"
     about, saved = path / "ended.json", _newest(path)
     again = f"resume it from step {saved:,}" if saved else "it has no checkpoint to resume from"
     if about.is_file():
-        told = read_object(about, how=str, message=str, step=int)
-        how, why = told["how"], told["message"]
+        told = {"how": "stopped", "message": "", "step": 0} | read_object(about)
+        how, why, step = str(told["how"]), str(told["message"] or ""), _whole(told["step"])
         if how == "finished":
             return State("finished", f"finished: {why or f'all {steps:,} steps are done'}")
-        return State(how, f"{how} at step {told.get('step', 0):,}: {why}; {again}")
+        return State(how, f"{how} at step {step:,}: {why}; {again}")
     if steps and saved >= steps:
         return State("finished", f"finished: all {steps:,} steps are done")
     said = last_words(path)
