@@ -26,7 +26,7 @@ notebooks: install ## run the notebooks in place and keep their pictures (ARGS="
 	@$(PY) tools/execute_notebooks.py $(ARGS)
 
 format: install ## ruff format on notebooks and scripts, then export and clean
-	.venv/bin/ruff format nbs tools tests setup.py
+	.venv/bin/ruff format nbs tools tests benchmarks setup.py
 	.venv/bin/nbdev_export
 	.venv/bin/nbdev_clean
 
@@ -43,10 +43,8 @@ audit: install ## the installed set against the pins and its files against their
 lowest: install ## an environment of the lowest allowed versions, and tests that train in it
 	@OMP_NUM_THREADS=1 $(PY) tools/lowest.py $(ARGS)
 
-bench: install ## how fast the parts are here; the cache against decoding; what recording costs
-	@$(PY) tools/bench.py $(ARGS)
-	@OMP_NUM_THREADS=1 $(PY) tools/bench_cache.py
-	@OMP_NUM_THREADS=1 $(PY) tools/bench_recording.py --preset tiny --steps 40
+bench: install ## ratios to the field's way, loop, growth, memory, start (a GPU: benchmarks/gpu.sh)
+	@OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(PY) benchmarks/cpu.py $(ARGS)
 
 lab: install ## JupyterLab on this machine only, behind its token
 	$(PY) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
@@ -68,7 +66,7 @@ $(READY): settings.ini setup.py constraints.txt
 
 clean: ## remove caches and build leftovers; .venv, data/ and runs/ stay
 	rm -rf build dist _proc _docs .pytest_cache .hypothesis .ruff_cache $(LOG)
-	find nbs s3net tools tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	find nbs s3net tools tests benchmarks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'

@@ -219,8 +219,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         told = index_figures(Path(folder))
     print(
-        f"\nindex: {told['samples']:,} samples opened in {told['processor seconds']:.2f} processor s "
-        f"and {told['megabytes']:.0f} MB"
+        f"\nindex: {told['samples']:,} samples opened in {told['processor seconds']:.2f} "
+        f"processor s and {told['megabytes']:.0f} MB"
     )
 
 

@@ -91,8 +91,9 @@ def tell(found: dict) -> None:
     rows.append(("reference / s3net", *(f"{found['ratio'][c]:.2f} x" for c in found["ratio"])))
     height, width = found["size"]
     title = (
-        f"loss of phase 2, {width}×{height}, batch {found['batch']}, two sources, four scales, both "
-        f"directions, forward and backward; differs by {max(found['difference'].values()):.0e}"
+        f"loss of phase 2, {width}×{height}, batch {found['batch']}, two sources, four scales, "
+        "both directions, forward and backward; "
+        f"differs by {max(found['difference'].values()):.0e}"
     )
     show(title, rows, ("", "wall, ms", "processor, ms"))
 

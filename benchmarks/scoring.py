@@ -1,7 +1,7 @@
 """Scoring: the 697 frames of Eigen's split, ours against one numpy map after another.
 
-Truth has the size and the density of a KITTI scan (1242x375, some 18,000 returns below the horizon),
-predictions that of the network. A few different frames are scored over and over.
+Truth has the size and the density of a KITTI scan (1242x375, some 18,000 returns below the
+horizon), predictions have the network's. A few different frames are scored over and over.
 """
 
 import numpy as np

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_cache import opening, paper_index
+from feeding import opening, paper_index
 
 from s3net.app.data import plan_side
 from s3net.base.config import preset

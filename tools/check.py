@@ -75,14 +75,14 @@ def check_git() -> list[str]:
 
 
 def check_lint() -> list[str]:
-    "ruff's rules on notebooks, package, tools and tests"
+    "ruff's rules on notebooks, package, tools, tests and benchmarks"
     return _said([BIN / "ruff", "check", "--output-format=concise"], cwd=project_root())
 
 
 def check_format() -> list[str]:
     "Notebooks and scripts stand as ruff format would write them"
     command = [BIN / "ruff", "format", "--check", "--output-format=concise"]
-    said = _said([*command, "nbs", "tools", "tests", "setup.py"], cwd=project_root())
+    said = _said([*command, "nbs", "tools", "tests", "benchmarks", "setup.py"], cwd=project_root())
     return [*said, "run make format"] if said else []
 
 

@@ -141,6 +141,8 @@ def _failure(path: Path, error: Exception) -> tuple[str, str]:
     if not hasattr(error, "ename"):  # the kernel is gone, and its memory with it
         return "failed", f"{path.name}: its kernel died, often for lack of memory; {error}"
     said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", error.evalue).split())
+    if error.ename in ("KeyboardInterrupt", "Interrupted"):
+        return "stopped", f"{path.name} was interrupted ({said}); go on with --resume"
     said = said if error.ename == "InputError" else f"{error.ename}: {said}".rstrip(": ")
     return "failed", f"{path.name} stopped at In [{error.exec_count}]: {said}"
 

@@ -10,6 +10,7 @@ __all__ = ['PRESETS', 'DataConfig', 'NetConfig', 'LossConfig', 'TrainConfig', 'C
 import dataclasses
 import difflib
 import inspect
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -321,7 +322,8 @@ def _read(
             parts = value.split(",") if isinstance(value, str) else value
             a, b = (float(p) for p in parts)
             return a, b
-        if kind is str and not isinstance(value, str) or isinstance(value, dict | bytes):
+        words = str | int | os.PathLike  # such as a folder, or a camera's number
+        if kind is str and (isinstance(value, bool) or not isinstance(value, words)):
             raise ValueError
         if kind is int and (isinstance(value, bool) or float(value) != int(float(value))):
             raise ValueError

@@ -77,7 +77,7 @@ def motion(
 def _rigid(R: Tensor, t: Tensor) -> Tensor:
     "(...,3,3) rotation and (...,3) translation to (...,4,4)"
     top = torch.cat([R, t[..., None]], -1)
-    last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=R.dtype, device=R.device)
+    last = torch.eye(4, dtype=R.dtype, device=R.device)[3]  # made there: nothing is sent
     return torch.cat([top, last.expand_as(top[..., :1, :])], -2)
 
 # %% ../../nbs/1_geometry/11_motion.ipynb #8b90783a

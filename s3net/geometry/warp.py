@@ -25,7 +25,7 @@ def sample(
 ) -> tuple[Tensor, Tensor]:  # values (B,C,h,w), valid (B,1,h,w) bool: inside the picture
     "Read a picture between its pixels; outside, the border repeats and `valid` says no"
     height, width = image.shape[-2:]
-    limit = pixels.new_tensor([width - 1, height - 1]).view(1, 2, 1, 1)
+    limit = torch.cat([pixels.new_full((1, 1, 1, 1), n - 1) for n in (width, height)], 1)
     inside = ((pixels >= -SLACK) & (pixels <= limit + SLACK)).all(1, keepdim=True)
     grid = (pixels * (2 / limit.clamp(min=1)) - 1).permute(0, 2, 3, 1)
     grid = grid.expand(image.shape[0], -1, -1, -1)

@@ -21,7 +21,7 @@ from ..base.config import Config
 from ..base.core import InputError
 from ..base.ranks import Ranks, average, own, ranks, running_statistics
 from ..base.signals import say
-from ..base.together import Told, alike, join
+from ..base.together import alike, join, quiet
 from ..losses.measures import gradient_shares
 from ..losses.objective import Report
 from ..show.snapshots import to_host
@@ -97,14 +97,6 @@ def guard(
     raise NonFiniteLoss(
         f"step {step}, update {update}: term {name} is {value}, expected a finite number; {advice}"
     )
-
-
-def _guard_all(report: Report, update: str, step: int) -> None:
-    "`guard` in every process; what one of them finds ends the update in all"
-    try:
-        alike(partial(guard, report, update, step))
-    except Told as told:
-        raise NonFiniteLoss(str(told)) from None
 
 # %% ../../nbs/6_train/61_loop.ipynb #546f928d
 class Shares:
@@ -196,7 +188,7 @@ def apply(
     for micro in range(cfg.accumulate):
         with accelerator.autocast():
             report = update.loss(micro)
-        _guard_all(report, update.name, state.step)
+        alike(partial(guard, report, update.name, state.step))
         if shares is not None and micro == cfg.accumulate - 1:
             report = shares(report, update, state)
         accelerator.backward(report.total / cfg.accumulate)
@@ -261,12 +253,10 @@ class Attempts:
     def _count(self, step: int, error: NonFiniteLoss) -> None:
         state = self.phase.state
         state.skipped += 1
-        if state.skipped > self.cfg.bad_steps:
-            if not ranks().first:
-                raise Told(str(error))
+        if state.skipped > self.cfg.bad_steps or step + 1 >= self.cfg.steps:  # nothing comes after
             if self.on_bad is not None:
                 self.on_bad(step)
-            raise error
+            raise error if ranks().first else quiet(error)
         if ranks().first:
             say(f"{error}; left out, {state.skipped} of at most {self.cfg.bad_steps} (bad_steps)")
 

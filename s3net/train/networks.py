@@ -106,7 +106,10 @@ def _forgetting(block: nn.Module) -> Callable:
         parts = [m for whole in wholes for m in whole.modules()]
         modes = [m.training for m in parts]
         flags = [p.requires_grad for m in parts for p in m.parameters(recurse=False)]
-        contexts = lambda: (nullcontext(), _as_it_was(parts, modes, flags))
+
+        def contexts() -> tuple:
+            return nullcontext(), _as_it_was(parts, modes, flags)
+
         options = dict(use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
         return checkpoint(plain, *given, **options)
 

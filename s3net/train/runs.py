@@ -143,7 +143,7 @@ def execute(
             make_accelerator(cfg),
             [*standard, *([Heartbeat(run.path), *hooks] if ranks().first else ())],
             stop=lambda: agreed(bool(signals.ended) or state.step == until or asked_to_stop(run)),
-            on_bad=lambda step: save_batches(phase, run, step),
+            on_bad=(lambda step: save_batches(phase, run, step)) if ranks().first else None,
             pause=lambda: agreed(signals.noticed() or asked_to_pause(run)),
         )
     if agreed(bool(signals.ended)):

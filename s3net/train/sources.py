@@ -26,6 +26,7 @@ from s3net.base.core import (
     read_object,
     write_json,
 )
+from ..base.limits import plain
 from ..base.ranks import ranks
 from ..data.cache import CachedClips, CachedPairs, CachedStream
 from ..data.kitti import FrameKey, KittiOdometry, KittiRaw, VideoClips
@@ -67,7 +68,7 @@ def real_files(
     if cfg.real_list:
         return _listed(cfg)
     root = Path(cfg.real)
-    named = [d for d in cfg.real_drives.split(",") if d]
+    named = [plain(d, "setting real_drives") for d in cfg.real_drives.split(",") if d]
     if cfg.real_format == "kitti_odometry":
         if len(named) > 1:
             raise InputError(
