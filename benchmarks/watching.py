@@ -17,11 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
+from measure import announce, head, write
 from scipy.stats import t as student
 
 from s3net.data.miniworld import lesson_world
@@ -146,9 +146,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12.0, help="of a block")
     parser.add_argument("--look", type=float, default=3.0, help="seconds between two looks")
     parser.add_argument("--seed", type=int, default=0, help="of the order within pairs")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/watching.json"))
     args = parser.parse_args()
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() or "no commit"
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         process = train(args.kind, args.preset, run)
@@ -157,12 +156,19 @@ def main() -> None:
         finally:
             (run / "STOP").touch()
             process.wait(60)
-    print(f"{date.today()}, {commit}, {args.kind} at preset {args.preset}, {steps} steps")
-    print(f"{args.pairs} pairs of blocks of {args.seconds:g} s, a look every {args.look:g} s")
+    about, found = head("cpu"), {"kernel, share of a core": share, "steps": steps}
+    announce(about)
+    print(
+        f"{args.kind} at preset {args.preset}, {steps} steps in {args.pairs} pairs of blocks",
+        end="",
+    )
+    print(f" of {args.seconds:g} s; a look every {args.look:g} s")
     for name, values in (("wall", walls), ("processor time of the training", owns)):
         mean, wide = interval(values)
+        found[name] = {"slowdown": mean, "half of the 95 % interval": wide, "pairs": values}
         print(f"slowdown by the {name}: {mean:+.2%}, 95 % interval ± {wide:.2%}")
-    print(f"the panel's kernel took {share:.2%} of a core", flush=True)
+    print(f"the panel's kernel took {share:.2%} of a core")
+    write(args.out, about, found)
 
 
 if __name__ == "__main__":
