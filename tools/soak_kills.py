@@ -94,7 +94,7 @@ def is_checkpoint(_: object, target: object) -> bool:
 
 
 def has_steps(path: object) -> bool:
-    return Path(path).parent.name == "checkpoints"
+    return Path(path).parent.name == "checkpoints" and Path(path).is_dir()
 
 
 POINTS: dict[str, Callable[[int], None]] = {  # name -> sets the trap for the count-th checkpoint

@@ -8,6 +8,7 @@ __all__ = ['Stateful', 'TrainState', 'place', 'rate_factor', 'set_rates', 'save_
            'load_checkpoint', 'frozen']
 
 # %% ../../nbs/6_train/60_state.ipynb #98f0e256
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -137,6 +138,15 @@ def load_weights(
     net.load_state_dict(found)
 
 # %% ../../nbs/6_train/60_state.ipynb #bf22967f
+def _canonical(tree: object) -> object:
+    "The same values, so that equal states are equal bytes: a pickle tells equal words apart"
+    if isinstance(tree, dict):
+        return {_canonical(k): _canonical(v) for k, v in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(map(_canonical, tree))
+    return sys.intern(tree) if isinstance(tree, str) else tree
+
+
 def save_checkpoint(
     state: TrainState,  # what to keep
     folder: str | Path,  # the run's `checkpoints` folder
@@ -154,7 +164,7 @@ def save_checkpoint(
         temporary.mkdir()
         for name, net in state.modules.items():
             save_weights(net, temporary / f"{name}.safetensors")
-        torch.save(training, temporary / "training.pt")
+        torch.save(_canonical(training), temporary / "training.pt")
         write_json(temporary / "state.json", facts | (about or {}))
         write_manifest(temporary)
     return target
