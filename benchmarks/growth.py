@@ -155,14 +155,18 @@ def tell_growth(found: dict[str, dict]) -> None:
     show("growth: time against pixels (width: against multiplications)", rows, names)
 
 
+def _more(one: dict) -> str:
+    return f"{one['recompute']['flops'] / one['plain']['flops']:.2f} x"
+
+
 def tell_presets(found: dict[str, dict]) -> None:
     "Print what `presets` found"
     gib = lambda one: f"{one['total'] / 2**30:.2f}"  # noqa: E731
     rows = [
-        (name, one["batch"], gib(one["plain"]), gib(one["recompute"]))
+        (name, one["batch"], gib(one["plain"]), gib(one["recompute"]), _more(one))
         for name, one in found.items()
     ]
-    names = ("preset", "batch", "peak, GiB", "with recompute=true, GiB")
+    names = ("preset", "batch", "peak, GiB", "with recompute=true, GiB", "operations then")
     show("memory of a step, float32, from shapes: weights, Adam, activations", rows, names)
 
 

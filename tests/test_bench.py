@@ -16,6 +16,7 @@ import pytest
 import reference
 import scoring
 import torch
+from held import make_phase, step
 from measure import LiveBytes, fit_line, in_turn
 
 from s3net.base.config import preset
@@ -113,12 +114,23 @@ def test_live_bytes_count_what_is_alive() -> None:
         assert live.now == 0
 
 
-def test_recompute_needs_less_memory_and_changes_no_flop_of_the_result() -> None:
+def test_recompute_needs_less_memory_and_more_operations() -> None:
     cfg = preset("tiny", batch=4, alpha_scale=0)
     plain = growth.counted("phase1", cfg, (0,))
     less = growth.counted("phase1", preset("tiny", batch=4, alpha_scale=0, recompute=True), (0,))
-    assert less["activations"] < 0.75 * plain["activations"]
+    assert less["activations"] < 0.8 * plain["activations"]
     assert less["weights"] == plain["weights"] and less["flops"] > plain["flops"]
+
+
+@pytest.mark.parametrize("kind", ["phase1", "phase2"])
+def test_recompute_changes_no_bit_of_a_training(kind: str) -> None:
+    found = []
+    for recompute in (False, True):
+        phase = make_phase(kind, preset("tiny", recompute=recompute), "cpu")
+        for number in range(2):
+            step(phase, number)
+        found.append(phase.state.hashes())
+    assert found[0] == found[1]
 
 
 def test_memory_grows_with_the_batch() -> None:

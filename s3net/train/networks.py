@@ -100,7 +100,7 @@ def _forgetting(block: nn.Module) -> Callable:
     plain = block.forward
 
     def forward(*given: object) -> object:
-        if not torch.is_grad_enabled():
+        if not (torch.is_grad_enabled() and block.training):
             return plain(*given)
         wholes = [x for x in (block, *given) if isinstance(x, nn.Module)]
         parts = [m for whole in wholes for m in whole.modules()]
