@@ -21,7 +21,7 @@ from ..base.config import Config
 from ..base.core import InputError
 from ..base.ranks import Ranks, average, own, ranks, running_statistics
 from ..base.signals import say
-from ..base.together import alike, join, quiet
+from ..base.together import alike, join, shared
 from ..losses.measures import gradient_shares
 from ..losses.objective import Report
 from ..show.snapshots import to_host
@@ -256,7 +256,7 @@ class Attempts:
         if state.skipped > self.cfg.bad_steps or step + 1 >= self.cfg.steps:  # nothing comes after
             if self.on_bad is not None:
                 self.on_bad(step)
-            raise error if ranks().first else quiet(error)
+            raise shared(error)
         if ranks().first:
             say(f"{error}; left out, {state.skipped} of at most {self.cfg.bad_steps} (bad_steps)")
 
