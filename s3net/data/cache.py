@@ -358,16 +358,15 @@ def decode_clips(
 ) -> RealClip:  # a batch: float pictures in [0,1], int64 labels
     "Stored values to a batch"
     K, batch = torch.stack([clip.K for clip in clips]), {}
-    near = buffers.take(tuple(clips[0].image_tgt.shape))  # small, so it stays near the processor
     for name in clips[0].tensors().keys() - {"K"}:
-        values = [getattr(clip, name) for clip in clips]
-        values = [v.flip(-1) if flip else v for v, flip in zip(values, mirrored)]
+        values = [getattr(clip, name).numpy() for clip in clips]
+        values = [v[..., ::-1] if flip else v for v, flip in zip(values, mirrored)]
         if name.startswith("image"):
             batch[name] = buffers.take((len(clips), *values[0].shape))
-            for place, value in zip(batch[name], values):
-                torch.div(near.copy_(value), 255, out=place)
+            for place, value in zip(batch[name], values):  # in one pass over the memory
+                np.divide(value, np.float32(255), place.numpy(), dtype=np.float32)
         else:
-            batch[name] = torch.stack(values).long()
+            batch[name] = torch.from_numpy(np.stack(values)).long()
     if any(mirrored):
         flipped = flip_camera(K, clips[0].image_tgt.shape[-1])
         K = torch.where(torch.tensor(mirrored)[:, None, None], flipped, K)
