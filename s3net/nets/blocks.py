@@ -272,9 +272,9 @@ def read_weights(
         raise InputError(f"{path} is missing; download the weights and give their path")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors.torch import load
 
-            return load_file(path)
+            return load(path.read_bytes())
         return load_tensors(path)
     except Exception as error:
         raise InputError(
