@@ -25,7 +25,8 @@ FOLDER = ROOT / "nbs" / "experiments"
 TEMPLATES = sorted(FOLDER.glob("*.ipynb"))
 NAMES = "evaluate full phase1 phase2 segmenter table1 table2 table3 table4".split()
 LAUNCH = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell made it deaf
 from s3net.app.experiment import run_notebook
 from s3net.base.core import InputError, read_json
 try:
@@ -178,19 +179,20 @@ def test_interrupted_and_resumed(tmp_path: Path):
 def test_a_killed_training_goes_on(training: Path, tmp_path: Path):
     out = tmp_path / "runs"
     folder = out / "one"
-    process = launch(out, training, "name=one", "steps=24")
+    steps = 120  # more than the kernel makes before it notices that nobody waits for it
+    process = launch(out, training, "name=one", f"steps={steps}")
     wait_for(lambda: len(read_metrics(folder)) > 4)
     process.kill()
     process.communicate(timeout=30)
-    assert len(read_metrics(folder)) < 24 and read_experiment(folder).how == "stopped"
+    assert len(read_metrics(folder)) < steps and read_experiment(folder).how == "stopped"
     kernel = json.loads((folder / "process.json").read_text())
     wait_for(lambda: process_start(kernel["pid"]) != kernel["started"])
     first = read_metrics(folder)[0]
     again = run_notebook(training, ["name=one"], out, resume=True, quiet=True)
     records = read_metrics(folder)
     assert again.how == "finished" and Run(folder).finished() and records[0] == first
-    assert [record["step"] for record in records] == list(range(1, 25))
-    assert len(again.result["losses"]) == 24 and again.parameters["steps"] == 24
+    assert [record["step"] for record in records] == list(range(1, steps + 1))
+    assert len(again.result["losses"]) == steps == again.parameters["steps"]
     stamp = (folder / "notebook.ipynb").stat().st_mtime_ns
     assert run_notebook(training, ["name=one"], out, resume=True).result == again.result
     assert (folder / "notebook.ipynb").stat().st_mtime_ns == stamp
