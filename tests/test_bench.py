@@ -143,11 +143,12 @@ def test_memory_grows_with_the_batch() -> None:
 
 
 def test_shares_of_a_step_are_whole_and_the_loop_is_the_smallest() -> None:
-    found = overhead.shares("tiny", 4, batch=1)["processor"]
+    rare = dict(log_every=100, snapshot_every=0, checkpoint_every=100)  # tiny writes at every step
+    found = overhead.shares("tiny", 4, batch=1, **rare)["processor"]
     parts = ("forward and loss", "backward", "optimisers", "data", "loop")
     assert sum(found[part] for part in parts) == pytest.approx(1, abs=1e-6)
     assert all(found[part] > 0 for part in parts)
-    assert found["loop"] < found["forward and loss"]
+    assert found["loop"] < 0.5 * found["forward and loss"]
 
 
 def test_gpu_script_runs_on_a_cpu(tmp_path: Path) -> None:
