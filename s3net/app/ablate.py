@@ -19,7 +19,7 @@ from .results import Cell, Grounds, cell, judge_constant, read_result, result_of
 from .stages import Lengths, distinct, lengths_of
 from ..base.config import Config, override, preset, with_changes
 from ..base.core import InputError, data_dir, file_lock, read_json, write_json
-from ..base.process import environment
+from ..base.process import environment, threads
 from ..data.layouts import render_layouts
 from ..data.miniworld import lesson_world, render_world
 
@@ -215,9 +215,9 @@ def _judge(plan: Plan, one: Cell) -> str:  # empty where all went well
     "Judge a row whose trainings are finished and keep its result; else say why not"
     same = [c.recipe for row in plan.rows if row.graph for c in plan.of(row) if c.name == one.name]
     try:
-        result = {"rows": {r.tables[plan.table]: r.name for r in same}} | result_of(
-            one, plan.grounds
-        )
+        with threads(plan.base.threads):  # the other trainings go on
+            judged = result_of(one, plan.grounds)
+        result = {"rows": {r.tables[plan.table]: r.name for r in same}} | judged
         write_json(plan.results / one.name, result)
     except Exception as error:  # whatever it is, the other rows go on
         told = " ".join(str(error).split()) or type(error).__name__
