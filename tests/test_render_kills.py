@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import children, running
 from test_faults import disk
 
 from s3net.base.core import InputError, write_json
@@ -63,18 +64,6 @@ def wait_until(is_so: Callable[[], object], seconds: float = PATIENCE) -> None:
     while not is_so():
         assert time.monotonic() < until, "it never came to that"
         time.sleep(0.005)
-
-
-def children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def running(pid: int) -> bool:
-    "Whether a process is there, and not only its exit code"
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def content(root: Path) -> dict[str, bytes]:

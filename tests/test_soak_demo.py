@@ -62,24 +62,23 @@ def growing(samples: list[dict]) -> list[str]:
         ({"parent": 0.02}, ["parent"]),
         ({"parent": -0.02}, []),
         ({"child": 0.05}, ["phase1", "t2net", "all"]),
-        ({"child": 0.012}, ["all"]),  # hidden in one training, not in twelve
+        ({"child": 0.012}, ["phase1", "t2net", "all"]),
         ({"later": 0.02}, ["phase1", "t2net"]),
         ({"files": (4, 0)}, ["parent"]),
         ({"files": (0, 30)}, ["phase1", "t2net"]),
     ],
 )
 def test_what_grows_is_named(changes: dict, found: list[str]):
-    if "child" in changes and changes["child"] < 0.02:
-        assert growing(looks(**changes))[-1:] == found
-    else:
-        assert growing(looks(**changes)) == found
+    assert growing(looks(**changes)) == found
 
 
 def test_what_is_too_short_is_said():
     verdicts = judge(looks(rounds=2, minutes=3))
     assert verdicts[-1].flat is None and "2 × phase1, 2 × t2net" in str(verdicts[-1])
-    assert [v.flat for v in verdicts] == [True, None, None]
-    assert [v.flat for v in judge(looks(rounds=1, minutes=1))] == [None, None, None]
+    parent, *kinds, together, _ = verdicts
+    assert parent.flat and together.flat is None
+    assert all(kind.flat and "later ones need" in kind.said for kind in kinds)  # by their peaks
+    assert not {v.flat for v in judge(looks(rounds=1, minutes=1))} - {None}
     assert [v.flat for v in judge([])] == [None]
 
 
@@ -113,3 +112,11 @@ def test_a_real_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(sys, "argv", ["soak_demo.py", "--read", str(file)])
     main()
     assert f"parent {process.pid}" in capsys.readouterr().out
+
+
+def test_a_rise_that_hides_in_one_training_shows_in_twelve():
+    samples, source = looks(child=0.012), random.Random(1)
+    for sample in samples:
+        for one in sample["processes"][1:]:
+            one["anon"] = int(one["anon"] * (1 + source.gauss(0, 0.012)))
+    assert growing(samples) == ["all"]

@@ -212,20 +212,23 @@ def judge_parent(life: Life) -> Verdict:
     return Verdict(what, said, g.flat())
 
 
-def judge_kind(kind: str, found: list[Life]) -> Verdict:
-    "Trainings that differ by seed or round: the last half of each, and their peaks"
-    grown = [growth(life.since(0.5)) for life in found]
+def judge_kind(kind: str, found: list[Life], long: list[Life]) -> Verdict:
+    "Trainings that differ by seed or round: the last half of each long one, and the peaks of all"
+    grown = [growth(life.since(0.5)) for life in long]
     peaks, half = [life.peak for life in found], len(found) // 2
     more = statistics.mean(peaks[-half:]) / statistics.mean(peaks[:half]) - 1 if half else 0
-    said = (
-        f"{len(found)} lived {', '.join(f'{60 * one.hours:.0f}' for one in found)} minutes; rise "
-        f"in the last half {', '.join(f'{100 * g.rise:+.1f}' for g in grown)} % (scatter "
-        f"{', '.join(f'{100 * g.scatter:.1f}' for g in grown)}), files "
-        f"{max(g.files for g in grown):+g}, threads {max(g.threads for g in grown):+g}, peaks "
-        f"{', '.join(map(mib, peaks))} MiB"
-    )
-    said += f" ({100 * more:+.1f} % later than earlier)" if half else ""
-    return Verdict(kind, said, all(g.flat(2 * g.scatter) for g in grown) and more < PEAKS)
+    said = [f"{len(found)} lived {', '.join(f'{60 * one.hours:.0f}' for one in found)} minutes"]
+    if grown:
+        rises = ", ".join(f"{100 * g.rise:+.1f}" for g in grown)
+        said += [
+            f"rise in the last half {rises} % (scatter "
+            f"{', '.join(f'{100 * g.scatter:.1f}' for g in grown)}), files "
+            f"{max(g.files for g in grown):+g}, threads {max(g.threads for g in grown):+g}"
+        ]
+    said += [f"peaks {', '.join(map(mib, peaks))} MiB"]
+    said += [f"later ones need {100 * more:+.1f} %"] if half else []
+    flat = all(g.flat(2 * g.scatter) for g in grown) and more < PEAKS
+    return Verdict(kind, "; ".join(said), flat if grown or half else None)
 
 
 def judge_together(found: list[Life]) -> Verdict:
@@ -253,12 +256,14 @@ def judge(samples: list[dict], root: int | None = None, least: float = 4) -> lis
     parent = max((life for life in all_lives if life.pid == root), key=lambda one: len(one.looks))
     rest = [life for life in all_lives if life.pid != root]
     long = [one for one in rest if 60 * one.hours >= least and len(one.looks) >= 2 * FEWEST]
-    kinds = {life.kind: [one for one in long if one.kind == life.kind] for life in long}
-    verdicts = [judge_parent(parent), *(judge_kind(*pair) for pair in kinds.items())]
+    verdicts = [judge_parent(parent)]
+    for kind in dict.fromkeys(life.kind for life in rest if len(life.looks) >= FEWEST):
+        found = [one for one in rest if one.kind == kind and len(one.looks) >= FEWEST]
+        verdicts.append(judge_kind(kind, found, [one for one in long if one.kind == kind]))
     verdicts.append(judge_together(long))
-    if short := Counter(life.kind for life in rest if life not in long):
+    if short := Counter(one.kind for one in rest if not any(one is other for other in long)):
         names = ", ".join(f"{n} × {kind}" for kind, n in short.items())
-        verdicts.append(Verdict(f"below {least:g} minutes", names, None))
+        verdicts.append(Verdict(f"growth of those below {least:g} minutes", names, None))
     return verdicts
 
 
