@@ -14,7 +14,10 @@ at every ten seconds, each look is a line of JSON (`--write FILE` keeps them), a
   same, or than twice the scatter about it. Taken together, trainings must not rise by more than
   chance explains;
 - trainings of one kind (another seed, another round): later ones need no more at most than earlier
-  ones, within 3 %.
+  ones, within 5 %; those that lived much shorter than the longest (stopped, or still young) are
+  left out.
+
+A parent is whatever trains nothing itself; there may be several, each watched into the same file.
 
 Memory is what a process holds for itself (RssAnon): pages of files come and go with the system.
 """
@@ -39,8 +42,9 @@ from itertools import count
 from pathlib import Path
 
 HOURLY = 0.01  # most that memory may grow in an hour, and in all where less than an hour is judged
-PEAKS = 0.03  # most that later trainings of a kind may need more than earlier ones
+PEAKS = 0.05  # most that later trainings of a kind may need more than earlier ones
 FEWEST = 8  # looks that can be judged
+PARENT = 30  # minutes a parent must be watched: what it loads for its first evaluation stays
 
 
 # --- looking ------------------------------------------------------------------------------------
@@ -114,6 +118,10 @@ class Life:
     pid: int
     kind: str  # what it is; the same for other seeds and other rounds
     looks: list[dict] = field(default_factory=list)
+
+    @property
+    def trains(self) -> bool:
+        return any("--out " in look["cmd"] for look in self.looks)
 
     @property
     def hours(self) -> float:
@@ -201,8 +209,8 @@ def mib(size: float) -> str:
 def judge_parent(life: Life) -> Verdict:
     "After the first quarter"
     what, kept = f"parent {life.pid} ({life.kind})", life.since(0.25)
-    if len(kept.looks) < FEWEST:
-        return Verdict(what, f"{len(life.looks)} looks", None)
+    if len(kept.looks) < FEWEST or 60 * life.hours < PARENT:
+        return Verdict(what, f"{len(life.looks)} looks in {60 * life.hours:.0f} minutes", None)
     g = growth(kept)
     said = (
         f"{len(life.looks)} looks in {60 * life.hours:.0f} minutes; after the first quarter from "
@@ -215,8 +223,10 @@ def judge_parent(life: Life) -> Verdict:
 def judge_kind(kind: str, found: list[Life], long: list[Life]) -> Verdict:
     "Trainings that differ by seed or round: the last half of each long one, and the peaks of all"
     grown = [growth(life.since(0.5)) for life in long]
-    peaks, half = [life.peak for life in found], len(found) // 2
-    more = statistics.mean(peaks[-half:]) / statistics.mean(peaks[:half]) - 1 if half else 0
+    longest = max(life.hours for life in found)
+    settled = [life.peak for life in found if life.hours > 0.6 * longest]
+    peaks, half = [life.peak for life in found], len(settled) // 2
+    more = statistics.mean(settled[-half:]) / statistics.mean(settled[:half]) - 1 if half else 0
     said = [f"{len(found)} lived {', '.join(f'{60 * one.hours:.0f}' for one in found)} minutes"]
     if grown:
         rises = ", ".join(f"{100 * g.rise:+.1f}" for g in grown)
@@ -246,17 +256,15 @@ def judge_together(found: list[Life]) -> Verdict:
     return Verdict("all trainings", said, mean - chance < max(HOURLY * hours / len(grown), 1e-3))
 
 
-def judge(samples: list[dict], root: int | None = None, least: float = 4) -> list[Verdict]:
-    "The parent, each kind of training, all of them; trainings below `least` minutes are too short"
+def judge(samples: list[dict], least: float = 4) -> list[Verdict]:
+    "Parents, each kind of training, all of them; trainings below `least` minutes are too short"
     all_lives = lives(samples)
     if not all_lives:
         return [Verdict("nothing", "no looks", None)]
-    seen = Counter(life.pid for life in all_lives for _ in life.looks)
-    root = root or seen.most_common(1)[0][0]
-    parent = max((life for life in all_lives if life.pid == root), key=lambda one: len(one.looks))
-    rest = [life for life in all_lives if life.pid != root]
+    rest = [life for life in all_lives if life.trains]
+    parents = [life for life in all_lives if not life.trains and len(life.looks) >= FEWEST]
     long = [one for one in rest if 60 * one.hours >= least and len(one.looks) >= 2 * FEWEST]
-    verdicts = [judge_parent(parent)]
+    verdicts = [judge_parent(parent) for parent in parents]
     for kind in dict.fromkeys(life.kind for life in rest if len(life.looks) >= FEWEST):
         found = [one for one in rest if one.kind == kind and len(one.looks) >= FEWEST]
         verdicts.append(judge_kind(kind, found, [one for one in long if one.kind == kind]))
@@ -308,7 +316,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--watch", type=int, metavar="PID", help="this process, not the loop")
     parser.add_argument("--read", type=Path, metavar="FILE", help="judge looks of earlier")
     parser.add_argument("--write", type=Path, metavar="FILE", help="keep the looks")
-    parser.add_argument("--root", type=int, metavar="PID", help="the parent in FILE (most looks)")
     parser.add_argument("--least", type=float, default=4, help="minutes a judged training lives")
     parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -341,7 +348,7 @@ def main() -> int:
     if not args.read and not Path("/proc/self/status").exists():
         print("memory of a process is read from /proc, which this system lacks")
         return 1
-    verdicts = judge(looks(args), args.root or args.watch, args.least)
+    verdicts = judge(looks(args), args.least)
     print("\n".join(map(str, verdicts)))
     growing = [v.what for v in verdicts if v.flat is False]
     judged = sum(v.flat is not None for v in verdicts)
