@@ -30,11 +30,12 @@ format: install ## ruff format on notebooks and scripts, then export and clean
 	.venv/bin/nbdev_export
 	.venv/bin/nbdev_clean
 
-soak: install ## hours: notebooks in shuffled order, 30 kills, determinism, memory over MINUTES
+soak: install ## hours: notebooks shuffled, 30 kills, determinism, memory over MINUTES, twice
 	@$(PY) tools/run_notebooks.py --rounds $(ROUNDS)
 	@OMP_NUM_THREADS=1 $(PY) tools/soak_kills.py --kills 30
 	@TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(PY) tools/bench_deterministic.py
 	@TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(PY) tools/soak_memory.py --minutes $(MINUTES)
+	@$(PY) tools/soak_demo.py --minutes $(MINUTES)
 
 audit: install ## the installed set against the pins and its files against their hashes; licences
 	@$(PY) tools/audit.py --licences

@@ -1,5 +1,6 @@
 "A cache whose writer was killed, a source that changed, and the index of the paper's samples."
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, children, running
 from feeding import opening, paper_index
 
 from s3net.app.data import plan_side
@@ -45,6 +47,25 @@ type(__import__("pathlib").Path()).write_bytes = slow_bytes
 root, folder = sys.argv[1:]
 write_cache(plan_cache(Slow(root, {SIZE}), root, folder, megabytes={MEGABYTES}), progress=False)
 print("done", flush=True)
+"""
+
+SLOW_CLIPS = """
+import time
+from s3net.data.kitti import KittiRaw
+
+class Slow(KittiRaw):
+    def read_frame(self, key):
+        time.sleep(0.1)
+        return super().read_frame(key)
+"""
+TWO_WRITERS = f"""
+import sys
+from slow import Slow
+from s3net.data.cache import plan_cache, write_cache
+
+root, folder = sys.argv[1:]
+plan = plan_cache(Slow(root, {SIZE}), root, folder, megabytes={MEGABYTES})
+write_cache(plan, workers=2, progress=False)
 """
 
 
@@ -161,3 +182,31 @@ def test_index_of_the_papers_samples(tmp_path: Path):
     count, seconds, memory = opening(paper_index(tmp_path))
     assert count == 41_738 + 20_470
     assert memory < 200 and seconds < 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are read from /proc")
+def test_workers_of_a_killed_writer_leave_and_the_next_goes_on(tmp_path: Path):
+    "Two processes decode; their parent is killed, and nobody is left waiting for its next word"
+    raw, folder = lesson_world() / "kitti_raw", tmp_path / "cache"
+    (tmp_path / "slow.py").write_text(SLOW_CLIPS)
+    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    command = [sys.executable, "-c", TWO_WRITERS, str(raw), str(folder)]
+    with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as writer:
+        while not list(folder.glob("*.bin")):
+            assert writer.poll() is None
+            time.sleep(0.01)
+        workers = children(writer.pid)
+        writer.kill()
+    assert len(workers) >= 2
+    until = time.monotonic() + 60
+    while any(map(running, workers)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    clips = KittiRaw(raw, SIZE)
+    plan = plan_cache(clips, raw, folder, megabytes=MEGABYTES)
+    there = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.bin")}
+    assert 1 <= len(there) < len(plan.shards.digests)
+    write_cache(plan, progress=False)
+    assert {n: (folder / n).stat().st_mtime_ns for n in there} == there
+    cached = open_cache(folder, raw)
+    assert all(same(cached[i], clips[i]) for i in range(len(clips)))

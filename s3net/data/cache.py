@@ -24,6 +24,7 @@ from tqdm import tqdm
 from s3net.base.core import (
     InputError, atomic_path, file_lock, read_json, read_object, remove, write_json,
 )  # fmt: skip
+from ..base.pieces import end_with_parent
 from .kitti import FrameKey, VideoClips
 from .lists import read_runs, write_runs
 from .loaders import Augment, BatchStream
@@ -151,7 +152,8 @@ def _work(plan: CachePlan, todo: Sequence[int], workers: int, bar: tqdm) -> Iter
             _write_one(plan, number, bar.update)
         return
     try:
-        with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn")) as pool:
+        count, spawn = min(workers, len(todo)), get_context("spawn")
+        with ProcessPoolExecutor(count, spawn, initializer=end_with_parent) as pool:
             for job in as_completed([pool.submit(_write_one, plan, number) for number in todo]):
                 yield job.result()
     except BrokenProcessPool as error:

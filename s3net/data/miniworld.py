@@ -8,19 +8,15 @@ __all__ = ['RealTruth', 'render_world', 'lesson_world', 'ClipTruth', 'example_cl
 # %% ../../nbs/3_data/320_miniworld.ipynb #1d0fadef
 import inspect
 import json
-import os
-import shutil
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ..base.core import InputError, data_dir, file_lock, hash_file, read_json, write_json
+from ..base.core import InputError, data_dir, hash_file, read_json, write_json
+from ..base.pieces import Pieces, make_folder, tidy
 from .clips import ClipTruth, example_clip, side_camera
 from .kitti_files import read_poses, write_date_calib
 from .samples import read_image
@@ -97,63 +93,18 @@ def _world(preset: str, size: tuple | list | None) -> World:
     return replace(WORLDS[preset], size=tuple(size)) if size else WORLDS[preset]
 
 
-def _work(root: str, preset: str, seed: int, size: list | None, worker: int, workers: int) -> None:
-    "What one worker process does: every n-th job, one line of output for each"
+def _write_clip(root: Path, name: str, preset: str, seed: int, size: list | None) -> None:
+    "Render one clip or drive"
     world = _world(preset, size)
-    for job in world_jobs(world, seed)[worker::workers]:
-        (write_synthetic if job.part == "synthetic" else write_drive)(Path(root), job, world)
-        print(job.name, flush=True)
-
-# %% ../../nbs/3_data/320_miniworld.ipynb #a9d86d56
-def _run_workers(
-    root: Path, preset: str, seed: int, size: tuple | None, workers: int, progress: bool, total: int
-) -> None:
-    "Render with processes of their own, which need no main module to import"
-    package = str(_FOLDER.parents[1])
-    env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    env["PYTHONPATH"] = os.pathsep.join([package] + [p for p in [env.get("PYTHONPATH")] if p])
-    code = (
-        "import sys, json; from s3net.data.miniworld import _work; _work(*json.loads(sys.argv[1]))"
-    )
-    logs, running = [root / f"worker{k}.log" for k in range(workers)], []
-    try:
-        for k, log in enumerate(logs):
-            task = json.dumps([str(root), preset, seed, size, k, workers])
-            with log.open("w") as errors:
-                running.append(
-                    subprocess.Popen(
-                        [sys.executable, "-c", code, task],
-                        stdout=subprocess.PIPE,
-                        stderr=errors,
-                        text=True,
-                        env=env,
-                    )
-                )
-        with tqdm(
-            total=total, desc=f"miniworld {preset}", unit="clip", disable=not progress
-        ) as bar:
-            for worker in running:
-                for _ in worker.stdout:
-                    bar.update()
-        failed = [k for k, w in enumerate(running) if w.wait() != 0]
-    finally:
-        for worker in running:
-            if worker.poll() is None:
-                worker.kill()
-            worker.wait()
-    if failed:
-        reason = (logs[failed[0]].read_text().strip().splitlines() or ["killed"])[-1]
-        raise InputError(
-            f"rendering {preset} into {root.parent} stopped: {reason}; make room or render again"
-        )
-    for log in logs:
-        log.unlink()
+    job = next(j for j in world_jobs(world, seed) if j.name == name)
+    (write_synthetic if job.part == "synthetic" else write_drive)(Path(root), job, world)
 
 # %% ../../nbs/3_data/320_miniworld.ipynb #a079d1d1
 _MODULES = (
     "meshes", "things", "roads", "roadside", "scene", "casting", "looks", "render", "clips",
     "sides", "miniworld",
 )  # fmt: skip
+_SAME_BYTES = ("52699d2d65598d25",)  # hashes of earlier texts of this module that wrote the same
 
 
 def _stamp(preset: str, seed: int, size: tuple | None) -> dict:
@@ -161,6 +112,15 @@ def _stamp(preset: str, seed: int, size: tuple | None) -> dict:
     world = json.loads(json.dumps(asdict(_world(preset, size))))
     code = {name: hash_file(_FOLDER / f"{name}.py") for name in _MODULES}
     return {"preset": preset, "seed": seed, "world": world, "code": code}
+
+
+def _is_made(root: Path, stamp: dict) -> bool:
+    "Whether a finished world is the one that is asked for"
+    if not (root / "world.json").is_file():
+        return False
+    texts = (stamp["code"]["miniworld"], *_SAME_BYTES)
+    equal = [stamp | {"code": stamp["code"] | {"miniworld": text}} for text in texts]
+    return read_json(root / "world.json") in equal
 
 
 def _write_lists(root: Path, jobs: list, world: World) -> None:
@@ -181,33 +141,26 @@ def render_world(
     workers: int = 2,  # processes
     progress: bool = True,  # show a bar
 ) -> Path:  # root
-    "Render a world to disk; at once if it is there already"
+    "Render a world to disk; at once if it is there already, and on from where a killed call stood"
     root, world, stamp = Path(root), _world(preset, size), _stamp(preset, seed, size)
-    if (root / "world.json").is_file() and read_json(root / "world.json") == stamp:
+    if _is_made(root, stamp):
+        tidy(root)
         return root
     if root.is_dir() and any(root.iterdir()) and not (root / "world.json").is_file():
         raise InputError(f"{root} holds files that are no miniworld; give an empty or new folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    part = root.parent / f"{root.name}.part-{os.getpid()}"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
     jobs = world_jobs(world, seed)
-    try:
-        _run_workers(
-            part, preset, seed, list(world.size), min(workers, len(jobs)), progress, len(jobs)
-        )
-        _write_lists(part, jobs, world)
-        write_json(part / "world.json", stamp)
-        shutil.rmtree(root, ignore_errors=True)
-        part.rename(root)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+
+    def finish(made: Path) -> None:
+        _write_lists(made, jobs, world)
+        write_json(made / "world.json", stamp)
+
+    names, given = [job.name for job in jobs], [preset, seed, list(world.size)]
+    maker, title = "s3net.data.miniworld:_write_clip", f"miniworld {preset}"
+    clips = Pieces(stamp, names, maker, given, finish, preset, title, "clip")
+    make_folder(root, clips, lambda: _is_made(root, stamp), workers, progress)
     return root
 
 # %% ../../nbs/3_data/320_miniworld.ipynb #7fb884d5
 def lesson_world() -> Path:  # root of the small world that lessons share
     "The lessons' own world: rendered once (about 10 s), then found"
-    root = data_dir() / "lesson"
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(root.parent / "lesson.lock"):
-        return render_world(root, "lesson", progress=False)
+    return render_world(data_dir() / "lesson", "lesson", progress=False)
