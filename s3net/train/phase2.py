@@ -79,6 +79,14 @@ class Phase2:
         movers = ("depth", "pose") if filmed else ("depth",)
         return [Update(name, movers, lambda m: report_of(self, first + m, weights))]
 
+    def sides(
+        self,
+        step: int,  # from 0
+    ) -> tuple[str, ...]:  # synthetic, real or both
+        "Which streams the update of a step reads"
+        names = {"supervised": ("synthetic",), "weighted": ("synthetic", "real")}
+        return names.get(self.updates(step)[0].name, ("real",))
+
 # %% ../../nbs/6_train/67_phase2.ipynb #5c55255c
 def supervised_inputs(
     phase: Phase2,  # f_T and the frozen G
