@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import compiled
 import losses
 import torch
 from growth import counted
@@ -158,6 +159,7 @@ def tell(found: dict) -> None:
     show("inference, frames a second", rows, ("", "float32", "bf16"))
     told = {k: "not counted" if v is None else v for k, v in found["waits"].items()}
     show("waits for the device in a step of either update", [*told.items()], ("", "waits"))
+    compiled.tell(found["compiled"])
 
 
 def measure(name: str, device: torch.device, quick: bool) -> dict:
@@ -178,6 +180,8 @@ def measure(name: str, device: torch.device, quick: bool) -> dict:
     found["epoch minutes"] = {"phase 1": first / 60, "phase 2": second / 60}
     found["inference"] = inference(cfg, device, (1, 2) if quick else (1, 32), rounds)
     found["waits"] = {kind: waits(kind, cfg, device) for kind in ("phase1", "phase2")}
+    backend = "aot_eager" if quick else "inductor"  # to write code takes minutes
+    found["compiled"] = compiled.figures(cfg, device, rounds, backend)
     return found
 
 

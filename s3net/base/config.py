@@ -113,6 +113,7 @@ class TrainConfig:
     precision: str = "no"  # no (float32) or bf16, through accelerate
     device: str = "auto"  # auto, cpu or cuda
     threads: int = 0  # CPU threads, 0 = as torch decides; recorded, and checked on resume
+    compile: str = "off"  # networks through torch.compile: off, on, or graphs (CUDA graphs too)
     prefetch: int = -1  # batches made ahead by a thread, 0 = none, -1 = 2 on a GPU, none on a CPU
     log_every: int = 10  # steps between lines of metrics.jsonl
     snapshot_every: int = 200  # steps between saved pictures, 0 = none
@@ -147,6 +148,7 @@ _CHOICES = {
     "schedule": ("alternating", "weighted"),
     "precision": ("no", "bf16"),
     "device": ("auto", "cpu", "cuda"),
+    "compile": ("off", "on", "graphs"),
     "full_disk": ("stop", "go_on"),
     "out_of_memory": ("stop", "halve"),
 }
