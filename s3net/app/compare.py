@@ -23,7 +23,8 @@ def read_folder(
 ) -> dict[Key, dict]:
     "The results of a folder"
     found = {}
-    for file in sorted(Path(folder).glob("*.json")):
+    files = [f for f in Path(folder).glob("*.json") if not f.name.startswith("constant-")]
+    for file in sorted(files):
         one = read_object(
             file, recipe=str, seed=int, base=dict, depth=dict, data=dict, lengths=dict, title=str
         )
