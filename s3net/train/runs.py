@@ -9,6 +9,7 @@ __all__ = ['RUNS', 'adopt', 'adopt_frames', 'alone', 'fed', 'compilable', 'execu
 # %% ../../nbs/6_train/69_runs.ipynb #6e2db29d
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from signal import SIGTERM
 
@@ -115,14 +116,19 @@ def fed(
     cfg: Config,  # prefetch, accumulate, steps
 ) -> Iterator[None]:
     "Make the coming batches of a phase beside its steps, for the length of a block"
-    on_gpu = torch.device(getattr(phase, "device", "cpu")).type == "cuda"
+    device = torch.device(getattr(phase, "device", "cpu"))
+    on_gpu = device.type == "cuda"
     ahead = cfg.prefetch if cfg.prefetch >= 0 else 2 * on_gpu
     plain = {n: s for n, s in vars(phase).items() if isinstance(s, BatchStream)}
     sides = getattr(phase, "sides", lambda _: plain)
+
+    def reads(name: str, k: int) -> bool:
+        return name in sides(k // cfg.accumulate)
+
     with contextlib.ExitStack() as block:
         for name, one in plain.items() if ahead or on_gpu else ():
-            wanted = lambda k, name=name: name in sides(k // cfg.accumulate)
-            quick = Ahead(one, ahead, phase.device, wanted, cfg.steps * cfg.accumulate)
+            last = cfg.steps * cfg.accumulate
+            quick = Ahead(one, ahead, device, partial(reads, name), last)
             block.callback(setattr, phase, name, one)
             block.callback(quick.close)
             setattr(phase, name, quick)
