@@ -180,7 +180,7 @@ def measure(name: str, device: torch.device, quick: bool) -> dict:
     found["epoch minutes"] = {"phase 1": first / 60, "phase 2": second / 60}
     found["inference"] = inference(cfg, device, (1, 2) if quick else (1, 32), rounds)
     found["waits"] = {kind: waits(kind, cfg, device) for kind in ("phase1", "phase2")}
-    backend = "aot_eager" if quick else "inductor"  # to write code takes minutes
+    backend = "aot_eager" if quick else "inductor"  # to write code takes longest
     found["compiled"] = compiled.figures(cfg, device, rounds, backend)
     return found
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One GPU, no network: speed of both phases, inference, memory, under 8 minutes; then the same steps
-# through torch.compile, which takes minutes more to compile. JSON in runs/bench.
+# through torch.compile, on top of that. JSON in runs/bench.
 # Arguments go to benchmarks/gpu.py, such as --preset small; PYTHON names another interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."

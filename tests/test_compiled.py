@@ -31,7 +31,7 @@ def said(path: Path) -> list[float]:
 def test_a_compiled_training_loses_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    "Without writing code, which takes a minute: aot_eager does everything else"
+    "Without writing code, which takes longest: aot_eager does everything else"
     monkeypatch.setattr(runs, "compiled", partial(compiled, backend="aot_eager"))
     run_phase2(alone(), tmp_path / "plain")
     run_phase2(alone(compile="on"), tmp_path / "quick")
