@@ -43,6 +43,10 @@ SECTIONS: dict[str, Callable[[bool], dict]] = {  # name -> measure and print; Tr
     "loader": lambda q: _told(
         _in_folder(lambda f: feeding.rates(Path(f), 8 if q else 32, 2 if q else 5)), feeding.tell
     ),
+    "feeding": lambda q: _told(
+        _in_folder(lambda f: feeding.waiting(Path(f), 4 if q else 12, 2 if q else 8)),
+        feeding.tell_waiting,
+    ),
     "index": lambda q: _told(_in_folder(lambda f: feeding.index_figures(Path(f))), _index),
     "scores": lambda q: _told(scoring.scores(12 if q else 697, 4 if q else 12), scoring.tell),
     "overhead": lambda q: _told(

@@ -2,7 +2,9 @@
 
 Pictures of KITTI's size are painted here (1242x375, PNG, textured), so no data set is needed. The
 three ways deliver the same pictures at 640x192; files and cache the same bits of everything. Then
-the index of the paper's 62,000 samples is opened: seconds and megabytes.
+steps are fed, with batches made when they are asked for and with two made ahead by a thread
+(`prefetch`): how long they wait. Last, the index of the paper's 62,000 samples is opened: seconds
+and megabytes.
 """
 
 import argparse
@@ -19,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import in_turn, ratios, show
+from measure import in_turn, ratios, show, wait
 from reference import DecodingClips
 from torch import Tensor
 
+from s3net.data.ahead import Ahead
 from s3net.data.cache import CachedStream, open_cache, plan_cache, write_cache
 from s3net.data.kitti import KittiRaw, Video, VideoClips
 from s3net.data.kitti_files import raw_file, write_date_calib
@@ -46,12 +49,12 @@ def paint(seed: int) -> np.ndarray:
     return (128 + picture + draw.normal(size=(*FULL, 3)) * 2).clip(0, 255).astype(np.uint8)
 
 
-def make_drive(root: Path, frames: int) -> KittiRaw:
-    "A drive of painted pictures in KITTI's layout"
+def make_drive(root: Path, frames: int, size: tuple[int, int] = SIZE) -> KittiRaw:
+    "A drive of painted pictures in KITTI's layout, read at a size"
     for frame in range(frames):
         write_image(raw_file(root, DRIVE, 2, frame), paint(frame))
     write_date_calib(root / DRIVE[:10], K, FULL, np.eye(4), np.eye(4))
-    return KittiRaw(root, SIZE)
+    return KittiRaw(root, size)
 
 
 def streams(root: Path, frames: int, batch: int) -> dict[str, Callable[[int], dict[str, Tensor]]]:
@@ -115,6 +118,69 @@ def rates(root: Path, frames: int, rounds: int, batch: int = 6) -> dict:
     size = statistics.mean(p.stat().st_size for p in (root / "raw").rglob("*.png"))
     ratio = {name: ratios(times, name, "cache") for name in ("reference", "files")}
     return {"seconds a clip": times, "ratio": ratio, "bytes of a file": size, "batch": batch}
+
+
+def fed(
+    stream: BatchStream,  # where batches come from
+    work: Callable[[object], object],  # a step on a batch
+    steps: int,  # of each, after one that is not counted
+    device: torch.device | str = "cpu",
+) -> dict[int, dict[str, float]]:  # batches ahead -> seconds a step, share of them it waits
+    "Steps with no batch and with two batches made ahead"
+    found = {}
+    for ahead in (0, 2):
+        feed = Ahead(stream, ahead, device, end=steps + 1)
+        work(feed.batch(0))
+        wait(device)
+        feed.waited, started = 0.0, time.perf_counter()
+        for k in range(1, steps + 1):
+            work(feed.batch(k))
+        wait(device)
+        seconds = time.perf_counter() - started
+        feed.close()
+        found[ahead] = {"seconds": seconds / steps, "waits": feed.waited / seconds}
+    return found
+
+
+def _busy(seconds: float) -> Callable[[object], None]:
+    "A step that uses the processor for about so long, by a number of products found here"
+    a = torch.rand(256, 256)
+    times = in_turn({"product": lambda: [a @ a for _ in range(10)]}, 9)["product"]
+    many = max(1, round(10 * seconds / times["processor"]))
+    return lambda _: [a @ a for _ in range(many)]
+
+
+def waiting(root: Path, frames: int, steps: int, batch: int = 6) -> dict:
+    "How long steps wait that leave the processor idle, as with a GPU, and that use it"
+    clips = make_drive(root / "raw", frames)
+    write_cache(plan_cache(clips, root / "raw", root / "cache"), progress=False)
+    cached = open_cache(root / "cache", root / "raw")
+    ways = {"files": BatchStream(clips, batch, 0, augment=Augment())}
+    ways |= {"cache": CachedStream(cached, batch, 0, augment=Augment())}
+    found = {}
+    for name, stream in ways.items():
+        took = statistics.median(_seconds(lambda k=k, s=stream: s.batch(k)) for k in range(3))
+        kinds = {"idle": lambda _, s=1.2 * took: time.sleep(s), "busy": _busy(1.2 * took)}
+        found[name] = {kind: fed(stream, work, steps) for kind, work in kinds.items()}
+    return found
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def tell_waiting(found: dict, title: str = "feeding: a step a fifth longer than its batch") -> None:
+    "Print what `waiting` found"
+    rows = []
+    for name, kinds in found.items():
+        for kind, told in kinds.items():
+            ratio = told[0]["seconds"] / told[2]["seconds"]
+            shares = [f"{one['waits']:.0%}" for one in told.values()]
+            rows.append((f"{name}, processor {kind}", *shares, f"{ratio:.2f} x"))
+    names = ("batches from", "waits, prefetch=0", "waits, prefetch=2", "steps are quicker by")
+    show(f"{title}; {os.cpu_count()} cores", rows, names)
 
 
 class _Pairs(SyntheticClips):
@@ -216,6 +282,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         tell(rates(Path(folder), args.frames, args.rounds))
+    with tempfile.TemporaryDirectory() as folder:
+        tell_waiting(waiting(Path(folder), args.frames, 10))
     with tempfile.TemporaryDirectory() as folder:
         told = index_figures(Path(folder))
     print(

@@ -8,9 +8,12 @@ it where there is no GPU.
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import compiled
 import losses
 import torch
 from growth import counted
@@ -18,6 +21,7 @@ from held import make_phase, make_real, step
 from measure import announce, head, in_turn, show, wait, write
 
 from s3net.base.config import Config, preset
+from s3net.train.loop import Attempts, make_accelerator
 from s3net.train.networks import build_nets
 from s3net.train.sources import segment, semantics_of
 from s3net.train.state import place
@@ -74,19 +78,23 @@ def steps(kind: str, cfg: Config, device: torch.device, rounds: int) -> dict[str
 
 
 def waits(kind: str, cfg: Config, device: torch.device) -> int | None:
-    "How often one step of each kind of update makes the processor wait for the GPU"
-    if device.type != "cuda":
-        return None
-    import warnings
+    "How often a step of each kind of update, the loop's guard included, waits for the GPU"
+    own = replace(cfg, shares_every=0, steps=5)  # of five steps two are warm, none is the last
+    phase = make_phase(kind, own, device)
+    attempts = Attempts(phase, own, make_accelerator(own), late=True)
 
-    phase = make_phase(kind, cfg, device)
-    for number in (0, 1):
-        step(phase, number)
+    def two() -> None:
+        for _ in range(2):
+            attempts.step()
+            phase.state.step += 1
+
+    two()
+    if device.type != "cuda":
+        return two()
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        for number in (0, 1):
-            step(phase, number)
+        two()
     torch.cuda.set_sync_debug_mode("default")
     return sum("synchroniz" in str(w.message) for w in said)
 
@@ -151,6 +159,7 @@ def tell(found: dict) -> None:
     show("inference, frames a second", rows, ("", "float32", "bf16"))
     told = {k: "not counted" if v is None else v for k, v in found["waits"].items()}
     show("waits for the device in a step of either update", [*told.items()], ("", "waits"))
+    compiled.tell(found["compiled"])
 
 
 def measure(name: str, device: torch.device, quick: bool) -> dict:
@@ -171,6 +180,8 @@ def measure(name: str, device: torch.device, quick: bool) -> dict:
     found["epoch minutes"] = {"phase 1": first / 60, "phase 2": second / 60}
     found["inference"] = inference(cfg, device, (1, 2) if quick else (1, 32), rounds)
     found["waits"] = {kind: waits(kind, cfg, device) for kind in ("phase1", "phase2")}
+    backend = "aot_eager" if quick else "inductor"  # to write code takes longest
+    found["compiled"] = compiled.figures(cfg, device, rounds, backend)
     return found
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# One GPU, under 8 minutes, no network: speed of both phases, inference, memory; JSON in runs/bench.
+# One GPU, no network: speed of both phases, inference, memory, under 8 minutes; then the same steps
+# through torch.compile, on top of that. JSON in runs/bench.
 # Arguments go to benchmarks/gpu.py, such as --preset small; PYTHON names another interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."

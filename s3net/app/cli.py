@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Words', 'Out', 'Seed', 'config', 'world', 'train', 'evaluate_command', 'predict', 'RunGroup', 'notebook',
-           'demo', 'search', 'seeds', 'heldout', 'real', 'main']
+           'demo', 'search', 'seeds', 'compare_results', 'heldout', 'real', 'main']
 
 # %% ../../nbs/9_app/998_cli.ipynb #0e1efed6
 import sys
@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from .ablation import ablate
+from .compare import compare, compare_table
 from .data import data_app
 from .demo import demo_plan, run_demo
 from .experiment import run_notebook
@@ -222,6 +223,16 @@ def seeds(
 ) -> None:
     "Mean and spread over seeds, and differences seed by seed."
     typer.echo(seeds_table(read_seeds(runs)))
+
+
+@app.command("compare")
+def compare_results(
+    ours: Annotated[Path, typer.Argument(help="folder of results of s3net ablate")],
+    theirs: Annotated[Path, typer.Argument(help="another, same rows and seeds, other settings")],
+    protocol: Annotated[str, typer.Option(help="whose AbsRel is compared")] = "miniworld80",
+) -> None:
+    "Does a setting matter: differences row by row beside the noise of seeds."
+    typer.echo(compare_table(compare(ours, theirs, protocol)))
 
 # %% ../../nbs/9_app/998_cli.ipynb #608595de
 @app.command()

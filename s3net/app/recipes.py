@@ -40,7 +40,8 @@ _PHASE2 = (  # read by phase 2 alone
 _RECORD = (  # what is written down, where, and by which machine
     "preset seed device threads log_every snapshot_every shares_every checkpoint_every keep "
     "evaluate_every evaluate_on segmenter_run phase1_run cache cache_gib synthetic real "
-    "full_disk bad_steps bad_samples out_of_memory deterministic recompute"
+    "full_disk bad_steps bad_samples out_of_memory deterministic recompute prefetch "
+    "compile"
 ).split()
 
 

@@ -113,6 +113,8 @@ class TrainConfig:
     precision: str = "no"  # no (float32) or bf16, through accelerate
     device: str = "auto"  # auto, cpu or cuda
     threads: int = 0  # CPU threads, 0 = as torch decides; recorded, and checked on resume
+    compile: str = "off"  # networks through torch.compile: off, on, or graphs (CUDA graphs too)
+    prefetch: int = -1  # batches made ahead by a thread, 0 = none, -1 = 2 on a GPU, none on a CPU
     log_every: int = 10  # steps between lines of metrics.jsonl
     snapshot_every: int = 200  # steps between saved pictures, 0 = none
     shares_every: int = 500  # steps between measurements of each term's gradient share, 0 = none
@@ -146,12 +148,14 @@ _CHOICES = {
     "schedule": ("alternating", "weighted"),
     "precision": ("no", "bf16"),
     "device": ("auto", "cpu", "cuda"),
+    "compile": ("off", "on", "graphs"),
     "full_disk": ("stop", "go_on"),
     "out_of_memory": ("stop", "halve"),
 }
 _RANGES = (
     (("flip",), 0, 1),
     (("decay_from", "bad_samples"), 0, 1),
+    (("prefetch",), -1, 64),
     (("max_depth", "cache_gib", "segmenter_width", "pose_translation"), 1e-6, float("inf")),
     (
         ("batch", "accumulate", "log_every", "checkpoint_every", "critic_every", "self_ratio"),

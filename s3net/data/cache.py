@@ -395,9 +395,19 @@ class CachedStream(BatchStream):
     ) -> RealClip:  # a batch, on the CPU
         "The batch of a step, the same as BatchStream's"
         change = self.augment
-        if change is not None and any((change.brightness, change.contrast, change.saturation)):
+        if change is not None and change.colours:
             return super().batch(step)
+        return self.uncoloured(step)[0]
+
+    def uncoloured(
+        self,
+        step: int,  # from 0
+    ) -> tuple[RealClip, Tensor | None]:  # on the CPU; (B,3) factors for `coloured`, None = none
+        "The batch of a step before its colours are changed, the same as BatchStream's"
         clips = [self.dataset.coded(i) for i in self.indices(step)[self.rows]]
-        source, chance = self._draws(step), change.flip if change else 0
-        draws = [torch.rand(4, generator=source)[0].item() for _ in clips]  # as Augment draws
-        return decode_clips(clips, [draw < chance for draw in draws], self._buffers)
+        change, source = self.augment or Augment(flip=0), self._draws(step)
+        draws = [change.draw(source) for _ in clips]
+        batch = decode_clips(clips, [draw[0] < change.flip for draw in draws], self._buffers)
+        if not change.colours:
+            return batch, None
+        return batch, torch.tensor([change.factors(draw) for draw in draws])

@@ -94,7 +94,8 @@ class SharedPReLU(nn.Module):
         x: Tensor,  # any shape
     ) -> Tensor:  # same shape
         "max(x,0) + slope * min(x,0)"
-        if x.device.type == "cpu" and torch.is_grad_enabled():
+        plain = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if plain and torch.is_grad_enabled():
             return _Slope.apply(x, self.weight)
         return F.prelu(x, self.weight.to(x.dtype))
 

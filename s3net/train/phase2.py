@@ -79,6 +79,14 @@ class Phase2:
         movers = ("depth", "pose") if filmed else ("depth",)
         return [Update(name, movers, lambda m: report_of(self, first + m, weights))]
 
+    def sides(
+        self,
+        step: int,  # from 0
+    ) -> tuple[str, ...]:  # synthetic, real or both
+        "Which streams the update of a step reads"
+        names = {"supervised": ("synthetic",), "weighted": ("synthetic", "real")}
+        return names.get(self.updates(step)[0].name, ("real",))
+
 # %% ../../nbs/6_train/67_phase2.ipynb #5c55255c
 def supervised_inputs(
     phase: Phase2,  # f_T and the frozen G
@@ -92,7 +100,7 @@ def supervised_inputs(
         labels = pair.labels_t if phase.segmenter is None else phase.segmenter(pair.image_t)
     image = pair.image_t
     if phase.translator is not None:
-        with torch.no_grad():
+        with torch.no_grad():  # no inference mode: f_T's backward pass remembers G(x_t)
             channels = semantics_of(labels) if phase.cfg.semantics == "both" else None
             image = phase.translator(image, channels)
     return phase.nets["depth"](image, semantics_of(labels)).coded, pair.depth_t, image
@@ -118,7 +126,7 @@ def clip_inputs(
     poses = phase.nets["pose"](frames)
     before = None
     if phase.anchor is not None and teach:
-        with torch.no_grad():
+        with torch.no_grad():  # no inference mode: the loss remembers it for its backward pass
             before = phase.anchor(frames[0], semantics_of(clip.labels_tgt)).depth
     return Clip(frames[0], frames[1:], list(by_frame[0]), sources, poses, clip.K, before)
 

@@ -65,7 +65,7 @@ class SegmenterPhase:
         )
 
 # %% ../../nbs/6_train/65_segmenter.ipynb #62ccc62e
-@torch.no_grad()
+@torch.inference_mode()
 def validate_segmenter(
     net: nn.Module,  # S_seg
     pairs: Sequence,  # of SyntheticPair, not trained on

@@ -328,7 +328,7 @@ def segment(
 ) -> Callable[[Tensor], Tensor]:  # (B,3,H,W) colour in [0,1] -> (B,H,W) class, on the CPU
     "S_seg as a function from images to classes"
 
-    @torch.no_grad()
+    @torch.inference_mode()  # classes, compared and never differentiated
     def predict(images: Tensor) -> Tensor:
         was = segmenter.training
         labels = segmenter.eval()(images.to(device)).argmax(1).cpu()

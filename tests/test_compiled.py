@@ -1,0 +1,61 @@
+"Trainings through torch.compile: the same losses and names, and sentences where it cannot be."
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import s3net.train.runs as runs
+from s3net.base.config import Config, preset
+from s3net.base.core import InputError
+from s3net.data.miniworld import lesson_world
+from s3net.nets.compiled import compiled
+from s3net.train.record import read_metrics
+from s3net.train.runs import run_phase2
+from s3net.train.state import checkpoints
+
+
+def alone(**changes: object) -> Config:
+    "Self-supervision from scratch, three steps"
+    world = lesson_world()
+    where = dict(synthetic=str(world / "vkitti2"), real=str(world / "kitti_raw"))
+    quiet = dict(snapshot_every=0, shares_every=2, checkpoint_every=1, steps=3, alpha_task2=0.0)
+    return preset("tiny", device="cpu", threads=1, **(where | quiet | changes))
+
+
+def said(path: Path) -> list[float]:
+    "The photometric loss of every step"
+    return [r["updates"]["self"]["mask"][0] for r in read_metrics(path)]
+
+
+def test_a_compiled_training_loses_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    "Without writing code, which takes longest: aot_eager does everything else"
+    monkeypatch.setattr(runs, "compiled", partial(compiled, backend="aot_eager"))
+    run_phase2(alone(), tmp_path / "plain")
+    run_phase2(alone(compile="on"), tmp_path / "quick")
+    assert said(tmp_path / "quick") == pytest.approx(said(tmp_path / "plain"), rel=1e-4)
+    plain, quick = (checkpoints(tmp_path / n / "checkpoints")[-1] for n in ("plain", "quick"))
+    assert sorted(p.name for p in plain.iterdir()) == sorted(p.name for p in quick.iterdir())
+    for net in ("depth", "pose"):
+        one, other = ((c / f"{net}.safetensors").read_bytes() for c in (plain, quick))
+        assert len(one) == len(other) and b"_orig_mod" not in other
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [(dict(compile="graphs"), "need a GPU"), (dict(compile="on", recompute=True), "recompute")],
+)
+def test_what_cannot_be_compiled_is_refused(changes: dict, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        run_phase2(alone(**changes), tmp_path / "run")
+    assert not checkpoints(tmp_path / "run" / "checkpoints")
+
+
+def test_judge_and_pupil_is_left_as_it_is() -> None:
+    cfg = preset("tiny")
+    first = runs.Phase1(cfg, runs.phase1_state(cfg), None, None)
+    only = runs.SegmenterPhase(cfg, runs.segmenter_state(cfg), None)
+    assert set(runs.compilable(first)) == {"translator", "depth", "discriminator"}
+    assert set(runs.compilable(only)) == {"segmenter"}
