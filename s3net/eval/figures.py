@@ -46,13 +46,14 @@ def _bars(ax: Axes, rows: Sequence[Row], places: Sequence[float], metric: str, c
     where = [places[k] for k in seeded]
     line = dict(fmt="none", ecolor="0.15", capsize=3, lw=1.3, zorder=3)
     ax.errorbar([means[k] for k in seeded], where, xerr=[spreads[k] for k in seeded], **line)
+    ends = [m + (s if s == s else 0) for m, s in figures]
     for k in seeded:
         values = [r.mean[metric] for r in rows[k].results()]
         ax.plot(values, [places[k]] * len(values), ".", color=colour, ms=5, zorder=4)
-    right = max(m + (s if s == s else 0) for m, s in figures)
-    for place, (mean, spread), row in zip(places, figures, rows):
+        ends[k] = max(ends[k], *values)
+    right = max(ends)
+    for place, mean, end, row in zip(places, means, ends, rows):
         text = f"{mean:.{3 if row.digits is None else row.digits}f}"
-        end = mean + (spread if spread == spread else 0)
         ax.text(end + 0.015 * right, place, text, va="center", fontsize=8)
     ax.set_xlim(0, right * 1.16)
 
