@@ -34,14 +34,6 @@ def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def running(pid: int) -> bool:
-    "Whether a process is there, and not only its exit code, on Linux"
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     "An empty project with this one's settings"

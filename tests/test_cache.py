@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, children, running
+from conftest import ROOT, children
 from feeding import opening, paper_index
 
 from s3net.app.data import plan_side
 from s3net.base.config import preset
 from s3net.base.core import InputError
+from s3net.base.process import alive
 from s3net.data.cache import open_cache, plan_cache, write_cache
 from s3net.data.kitti import KittiRaw
 from s3net.data.labels import label_cache, open_labels
@@ -199,7 +200,7 @@ def test_workers_of_a_killed_writer_leave_and_the_next_goes_on(tmp_path: Path):
         writer.kill()
     assert len(workers) >= 2
     until = time.monotonic() + 60
-    while any(map(running, workers)):
+    while any(map(alive, workers)):
         assert time.monotonic() < until
         time.sleep(0.05)
     clips = KittiRaw(raw, SIZE)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import children, running
+from conftest import children
 from test_faults import disk
 
 from s3net.base.core import InputError, write_json
+from s3net.base.process import alive
 from s3net.data.miniworld import render_world
 
 if not Path("/proc/self/task").is_dir():
@@ -107,7 +108,7 @@ def test_killed_renders_end_in_the_same_bytes(tmp_path: Path):
     assert said == f"s3net: another process renders {whole}; waiting for it\n"
 
     workers = killed(root, lambda: len([*part.glob("desk*/**/*.png")]) > 3, whole_group=False)
-    wait_until(lambda: not any(map(running, workers)), seconds=60)  # they leave with their parent
+    wait_until(lambda: not any(map(alive, workers)), seconds=60)  # they leave with their parent
     assert not (part / "made" / "of another seed.txt").exists()
     first = marks()
     killed(root, lambda: len(marks()) >= len(first) + 2, whole_group=True)

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .gathered import kept_results
+from .results import other_data
 from .seeds import Difference, paired
-from ..base.core import InputError, read_object
+from ..base.core import InputError
 
 # %% ../../nbs/9_app/989_compare.ipynb #8ba86770
 Key = tuple[str, int]  # recipe, seed
@@ -23,20 +25,15 @@ def read_folder(
 ) -> dict[Key, dict]:
     "The results of a folder"
     found = {}
-    files = [f for f in Path(folder).glob("*.json") if not f.name.startswith("constant-")]
-    for file in sorted(files):
-        one = read_object(
-            file, recipe=str, seed=int, base=dict, depth=dict, data=dict, lengths=dict, title=str
-        )
-        key = one["recipe"], one["seed"]
-        if key in found:
-            raise InputError(
-                f"{file} is row {key[0]} with seed {key[1]} once more, expected each once; "
-                "keep results of other settings in a folder of their own"
-            )
-        found[key] = one
-    if not found:
-        raise InputError(f"{folder} holds no results, expected what s3net ablate writes; name such")
+    for name, results in kept_results(folder).items():
+        for one in results if name != "constant" else ():
+            key = name, one["seed"]
+            if key in found:
+                raise InputError(
+                    f"{Path(folder) / one['file']} is row {name} with seed {key[1]} once more, "
+                    "expected each once; remove one of them"
+                )
+            found[key] = one
     return found
 
 
@@ -78,12 +75,12 @@ def compare(
     settings, figures, seeds = {}, {}, {}
     for key in both:
         a, b = here[key], there[key]
-        for name in ("lengths", "data"):
-            if a[name] != b[name]:
-                raise InputError(
-                    f"row {key[0]} with seed {key[1]} was made with other {name} in {ours} than in "
-                    f"{theirs}, expected the same; compare results that differ in a setting alone"
-                )
+        differs = "lengths" if a["lengths"] != b["lengths"] else other_data(a["data"], b["data"])
+        if differs:
+            raise InputError(
+                f"row {key[0]} with seed {key[1]} was made with other {differs} in {ours} than in "
+                f"{theirs}, expected the same; compare results that differ in a setting alone"
+            )
         settings |= _changes(a["base"], b["base"])
         row = figures.setdefault(a["title"], ([], []))
         seeds.setdefault(a["title"], []).append(key[1])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROTOCOL_NAMES', 'SEQUENCES', 'Grounds', 'judge_motion', 'slim', 'judge_run', 'judge_constant', 'Cell', 'cell',
-           'seconds_of', 'result_of', 'read_result', 'results_in', 'motion_in', 'make3d_in']
+           'seconds_of', 'result_of', 'other_data', 'read_result', 'results_in', 'motion_in', 'make3d_in']
 
 # %% ../../nbs/9_app/974_results.ipynb #4fc6007b
 import json
@@ -238,7 +238,10 @@ def _alike(one: str | None, other: str | None) -> bool:
     return files == other_files and abs(size - other_size) <= _SPREAD * size
 
 
-def _same_data(told: Mapping, now: Mapping) -> str:  # "" where they agree
+def other_data(
+    told: Mapping,  # of a result
+    now: Mapping,  # of another, or of what would be judged on now
+) -> str:  # name of a fingerprint; empty where they agree
     "In which fingerprint two sets of data differ"
     if told.get("frames") != now["frames"]:
         return "frames"
@@ -279,7 +282,7 @@ def read_result(
                 f"{file} was trained with {key}={told.get(key)!r}, here it would be "
                 f"{now.get(key)!r}; name another folder with --results, or move that file"
             )
-    if data and (key := _same_data(found["data"], data)):
+    if data and (key := other_data(found["data"], data)):
         raise InputError(
             f"{file} was made on other data: {key} is {found['data'].get(key)!r} there and "
             f"{data.get(key)!r} here; render the same data, or name another folder with --results"

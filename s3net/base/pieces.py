@@ -25,8 +25,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .core import InputError, explain, file_lock, hash_file, read_json, read_object
-from .core import remove, write_json
+from .core import InputError, explain, file_lock, read_json, read_object, remove
+from .core import write_json
+from .manifest import listing, unlike
+from .process import alive
 from .signals import say
 
 # %% ../../nbs/0_base/09_pieces.ipynb #13ff82c8
@@ -36,9 +38,8 @@ def _keep(
     name: str,  # of the piece
 ) -> None:
     "Move the files of a piece to the others, then mark it as finished"
-    files = [p.relative_to(desk).as_posix() for p in sorted(desk.rglob("*")) if p.is_file()]
-    about = {f: [(desk / f).stat().st_size, hash_file(desk / f)] for f in files}
-    for file in files:
+    about = listing(desk)
+    for file in about:
         target = part / "made" / file
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(desk / file, target)
@@ -51,8 +52,7 @@ def _finished(part: Path, name: str) -> bool:
         about = read_object(part / "done" / f"{name}.json")
     except InputError:
         return False
-    files = [(part / "made" / file, row) for file, row in about.items()]
-    return all(f.is_file() and [f.stat().st_size, hash_file(f)] == row for f, row in files)
+    return not any(unlike(part / "made" / file, row) for file, row in about.items())
 
 # %% ../../nbs/0_base/09_pieces.ipynb #06848c05
 def _leave_with_parent() -> None:
@@ -133,19 +133,6 @@ def _work(tasks: Sequence[dict], part: Path, bar: tqdm) -> list[tuple[int, str]]
     return [(code, words) for code, words in zip(codes, said) if code]
 
 # %% ../../nbs/0_base/09_pieces.ipynb #581574d9
-def _alive(pid: int) -> bool:
-    "Whether a process of this number runs on this machine; yes where nobody can say"
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's
-    return True
-
-
 def sweep_beside(
     place: str | Path,  # a file or folder that is, was or will be written
     idle: float = 3600,  # seconds without a change; what changed later may be someone's work
@@ -155,7 +142,7 @@ def sweep_beside(
     name = glob.escape(place.name)
     for part in place.parent.glob(f"{name}.part-*"):
         pid = part.name.rpartition("-")[2]
-        if pid.isdigit() and not _alive(int(pid)):
+        if pid.isdigit() and not alive(int(pid)):
             gone.append(part)
     for holder in place.parent.glob(f".{name}*"):
         if _deserted(holder, time.time() - idle):
