@@ -1,14 +1,17 @@
 "Trainings through torch.compile: the same losses and names, and sentences where it cannot be."
 
+import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 import s3net.train.runs as runs
 from s3net.base.config import Config, preset
 from s3net.base.core import InputError
 from s3net.data.miniworld import lesson_world
+from s3net.nets.blocks import pad_edges
 from s3net.nets.compiled import compiled
 from s3net.train.record import read_metrics
 from s3net.train.runs import run_phase2
@@ -59,3 +62,26 @@ def test_judge_and_pupil_is_left_as_it_is() -> None:
     only = runs.SegmenterPhase(cfg, runs.segmenter_state(cfg), None)
     assert set(runs.compilable(first)) == {"translator", "depth", "discriminator"}
     assert set(runs.compilable(only)) == {"segmenter"}
+
+
+class Edges(torch.nn.Module):
+    "A repeated edge before a convolution, as the dilated branches of a small U-Net"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(pad_edges(2 * x, 8)).square().sum()
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no g++ for torch.compile to write code for")
+def test_written_code_repeats_edges_channels_last() -> None:
+    "torch 2.13's own padding ends here in an assertion about the layout of its gradient"
+    torch.manual_seed(0)
+    net = Edges().to(memory_format=torch.channels_last)
+    x = torch.rand(2, 4, 8, 12).to(memory_format=torch.channels_last).requires_grad_()
+    (want,) = torch.autograd.grad(net(x), x)
+    with compiled({"edges": net}, "on"):
+        (found,) = torch.autograd.grad(net(x), x)
+    assert torch.allclose(found, want, rtol=1e-3, atol=1e-4 * want.abs().max().item())

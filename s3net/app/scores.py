@@ -27,8 +27,8 @@ from ..eval.depth import constant_predictor
 from ..eval.export import export_onnx
 from ..eval.make3d import MAKE3D_PROTOCOLS, evaluate_make3d, make3d_table
 from s3net.eval.odometry import (
-    MotionScore, aligned, chain, draw_paths, motion_table, predict_motions, score_motion,
-    straight_on, triplet_places,
+    MotionPart, MotionScore, aligned, chain, draw_paths, motion_parts, motion_table, parts_table,
+    predict_motions, score_motion, straight_on, triplet_places,
 )  # fmt: skip
 from ..eval.predict import predict_images, predict_video
 from ..eval.runs import read_frames
@@ -74,7 +74,7 @@ def score_run_motion(
     out: str | Path,  # folder for the poses, the drawing and the figures
     device: torch.device | str = "cpu",  # where to predict
     progress: Callable[[int, int], None] | None = None,  # called with (done, all)
-) -> dict[str, list[MotionScore]]:  # row name -> its scores
+) -> tuple[dict[str, list[MotionScore]], list[MotionPart]]:  # rows, and Pose part by part
     "Score Pose on a sequence and write OUT/09.txt, OUT/09.png and OUT/09.json"
     run, out = Run(Path(run)), Path(out)
     cfg, net = run.config, load_net(run, "pose", device)
@@ -92,9 +92,11 @@ def score_run_motion(
     title = f"sequence {sequence}, frames {frames[0]} to {frames[-1]}, seen from above"
     _save_drawing(out / f"{sequence}.png", _drawn(truth, path, ours), title)
     figures = {name: [asdict(s) for s in scores] for name, scores in rows.items()}
+    parts = motion_parts(truth, path)
     about = dict(run=str(run.path), sequence=sequence, frames=[frames[0], frames[-1]])
-    write_json(out / f"{sequence}.json", about | dict(scores=figures))
-    return rows
+    told = dict(scores=figures, parts=[asdict(p) for p in parts])
+    write_json(out / f"{sequence}.json", about | told)
+    return rows, parts
 
 # %% ../../nbs/9_app/96_scores.ipynb #71a8434d
 app = typer.Typer(help="Score motion and depth, and export a network.")
@@ -120,9 +122,10 @@ def odometry(
     "Score Pose on a sequence: snippet and full-path errors, poses in KITTI's form, a drawing."
     place = out or run / "odometry"
     with _aloud():
-        rows = score_run_motion(run, data, sequence, place, _device(device))
+        rows, parts = score_run_motion(run, data, sequence, place, _device(device))
     typer.echo(motion_table(rows))
-    typer.echo("snippet-3 from the net's own answers, the others from its chained path")
+    typer.echo("snippet-3 from the net's own answers, the others from its chained path\n")
+    typer.echo(parts_table(parts))
     typer.echo(f"wrote {place / sequence}.txt, .png and .json")
 
 
@@ -142,6 +145,7 @@ def trajectory(
     scores = score_motion(gt, est)
     rows = {estimate.stem: scores, "straight on": score_motion(gt, straight_on(len(gt)))}
     typer.echo(motion_table(rows))
+    typer.echo(parts_table(motion_parts(gt, est)))
     if drawing:
         _save_drawing(drawing, _drawn(gt, est, scores), f"{estimate.stem}, seen from above")
         typer.echo(f"wrote {drawing}")

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROTOCOL_TEXT', 'snippet_ate', 'snippet_places', 'triplet_places', 'MotionScore', 'score_snippets', 'straight_on',
-           'align', 'aligned', 'score_path', 'score_motion', 'motion_table', 'draw_paths', 'predict_motions', 'chain']
+           'align', 'aligned', 'score_path', 'score_motion', 'motion_table', 'MotionPart', 'motion_parts',
+           'parts_table', 'draw_paths', 'predict_motions', 'chain']
 
 # %% ../../nbs/7_eval/71_odometry.ipynb #84c727d4
 from collections.abc import Callable, Mapping, Sequence
@@ -232,6 +233,67 @@ def motion_table(
     text.insert(1, "-" * len(text[0]))
     used = dict.fromkeys(s.protocol for scores in rows.values() for s in scores)
     return "\n".join([*text, *(f"{name}: {PROTOCOL_TEXT[name]}" for name in used), ""])
+
+# %% ../../nbs/7_eval/71_odometry.ipynb #9e9f84aa
+@dataclass(frozen=True)
+class MotionPart:
+    "One of the six numbers of a step from a frame to the next, over a path"
+
+    name: str  # ahead, right, down, pitch, yaw or roll
+    unit: str  # m or deg
+    mean: float  # of the truth
+    deviation: float  # of the truth about its mean: the error of knowing the mean alone
+    error: float  # root mean square of prediction minus truth, nothing scaled
+    correlation: float  # of prediction and truth; NaN where one of them never varies
+
+
+def _six(poses: np.ndarray) -> np.ndarray:
+    "(N,4,4) path to (N-1,6): right, down, ahead in metres; rotation vector in degrees"
+    steps = _steps(poses)
+    R = steps[:, :3, :3]
+    axis = np.stack([R[:, 2, 1] - R[:, 1, 2], R[:, 0, 2] - R[:, 2, 0], R[:, 1, 0] - R[:, 0, 1]], 1)
+    length = np.linalg.norm(axis, axis=1, keepdims=True)
+    turn = axis / np.where(length > 0, length, 1) * _degrees(R)[:, None]
+    return np.concatenate([steps[:, :3, 3], turn], 1)
+
+
+def motion_parts(
+    truth: np.ndarray,  # (N,4,4) camera of frame k -> camera of frame 0, metres
+    pred: np.ndarray,  # (N,4,4) the same frames
+) -> list[MotionPart]:  # ahead, right, down, pitch, yaw, roll
+    "What a predicted path knows of each part of every step, in its own scale"
+    g, p = map(_six, _check_pair(truth, pred))
+    names = dict(ahead=(2, "m"), right=(0, "m"), down=(1, "m"))
+    names |= dict(pitch=(3, "deg"), yaw=(4, "deg"), roll=(5, "deg"))
+    parts = []
+    for name, (k, unit) in names.items():
+        spread = g[:, k].std() * p[:, k].std()
+        both = ((g[:, k] - g[:, k].mean()) * (p[:, k] - p[:, k].mean())).mean()
+        error = np.sqrt(((p[:, k] - g[:, k]) ** 2).mean())
+        same = both / spread if spread > 1e-18 else float("nan")
+        figures = (g[:, k].mean(), g[:, k].std(), error, same)
+        parts.append(MotionPart(name, unit, *map(float, figures)))
+    return parts
+
+
+def parts_table(
+    parts: Sequence[MotionPart],  # from `motion_parts`
+) -> str:  # for a terminal
+    "The six parts of a step as a table"
+    head = ["part", "unit", "true mean", "true ±", "error", "correlation"]
+    lines = [head] + [
+        [p.name, p.unit, *(f"{v:.4f}" for v in (p.mean, p.deviation, p.error))]
+        + ["–" if np.isnan(p.correlation) else f"{p.correlation:.2f}"]
+        for p in parts
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    text = [
+        "  ".join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths)))
+        for line in lines
+    ]
+    text.insert(1, "-" * len(text[0]))
+    note = "from each frame to the next, root mean square, nothing scaled or aligned"
+    return "\n".join([*text, note, ""])
 
 # %% ../../nbs/7_eval/71_odometry.ipynb #ce4a451e
 def draw_paths(

@@ -107,8 +107,14 @@ def pad_edges(
     "Reflect at the border; repeat the edge where a side is too short to be reflected"
     if amount == 0:
         return x
-    mode = "reflect" if amount < min(x.shape[-2:]) else "replicate"
-    return F.pad(x, (amount, amount, amount, amount), mode=mode)
+    if amount < min(x.shape[-2:]):
+        return F.pad(x, (amount,) * 4, mode="reflect")
+    if not torch.compiler.is_compiling():
+        return F.pad(x, (amount,) * 4, mode="replicate")
+    for side in (2, 3):  # the same; torch 2.13's compiler mistakes the layout of that gradient
+        first, last = x.narrow(side, 0, 1), x.narrow(side, x.shape[side] - 1, 1)
+        x = torch.cat([first] * amount + [x] + [last] * amount, side)
+    return x
 
 # %% ../../nbs/4_nets/40_blocks.ipynb #d6e5b48a
 class ConvNorm(nn.Module):
