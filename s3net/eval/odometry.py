@@ -267,10 +267,11 @@ def motion_parts(
     names |= dict(pitch=(3, "deg"), yaw=(4, "deg"), roll=(5, "deg"))
     parts = []
     for name, (k, unit) in names.items():
+        moves = min(g[:, k].std(), p[:, k].std()) > 1e-9
         spread = g[:, k].std() * p[:, k].std()
         both = ((g[:, k] - g[:, k].mean()) * (p[:, k] - p[:, k].mean())).mean()
         error = np.sqrt(((p[:, k] - g[:, k]) ** 2).mean())
-        same = both / spread if spread > 1e-18 else float("nan")
+        same = both / spread if moves else float("nan")
         figures = (g[:, k].mean(), g[:, k].std(), error, same)
         parts.append(MotionPart(name, unit, *map(float, figures)))
     return parts
