@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ..base.config import Config, differences, preset
 from ..base.core import InputError, read_json
+from ..base.process import starter_waits
 from ..base.records import parse_record
 from ..train.record import Run
 
@@ -161,13 +162,20 @@ class Training(_Process):
         self.launch()
         return None
 
+    def theirs(self) -> bool:
+        "Whether somebody else began it, who is still there"
+        return self.process is None and starter_waits(self.job.path)
+
     def ask(self) -> None:
-        "Ask for a checkpoint and an end after this step"
-        self.job.path.mkdir(parents=True, exist_ok=True)
-        (self.job.path / "STOP").touch()
+        "Ask for a checkpoint and an end after this step, unless others wait for it"
+        if not self.theirs():
+            self.job.path.mkdir(parents=True, exist_ok=True)
+            (self.job.path / "STOP").touch()
 
     def end(self, wait: float) -> None:
         "Wait for the end, and force it when the time is up"
+        if self.theirs():
+            return
         if self.process:
             try:
                 self.process.wait(wait)
