@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..base.core import InputError
@@ -91,6 +92,18 @@ def mask_rows(
     return rows
 
 # %% ../../nbs/9_app/91_page.ipynb #6d663ba4
+def _nearest(
+    depth: Tensor,  # (1,h,w) metres, 0 = unknown
+    size: tuple[int, int],  # (H,W) of the pictures beside it
+) -> Tensor:  # (1,H,W) metres, 0 = unknown
+    "Laser truth at the size of the pictures: the nearest of the points in each pixel"
+    if depth.shape[-2:] == size:
+        return depth
+    closeness = torch.where(depth > 0, 1 / depth.clamp(min=1e-6), 0.0)
+    closeness = F.adaptive_max_pool2d(closeness, size)
+    return torch.where(closeness > 0, 1 / closeness.clamp(min=1e-6), 0.0)
+
+
 def depth_rows(
     runs: Mapping[str, str | Path],  # caption -> run
     samples: KittiRawDepth,  # test pictures with laser truth
@@ -103,7 +116,8 @@ def depth_rows(
     for i in spread(len(samples), count):
         sample, (drive, _, frame) = samples[i], samples.keys[i]
         dense = sample.depth if truth is None else truth.depth(drive, frame)
-        row = {"image": to_uint8(sample.image), "truth": colour_depth(dense)}
+        seen = _nearest(dense, tuple(sample.image.shape[-2:]))
+        row = {"image": to_uint8(sample.image), "truth": colour_depth(seen)}
         row |= {name: colour_depth(model(sample.image[None])[0]) for name, model in models.items()}
         rows.append(row)
     return rows
