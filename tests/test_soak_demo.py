@@ -23,7 +23,7 @@ def looks(
 ) -> list[dict]:
     """Two hours of a parent and two trainings a round, ten seconds apart.
 
-    `parent` is its growth in an hour, `child` that of a training in the last half of its life,
+    `parent` is its growth in an hour, `child` that of a training in the last third of its life,
     `later` how much more each round needs; `files` opened in an hour by parent and trainings.
     """
     source, samples = random.Random(0), []
@@ -41,7 +41,7 @@ def looks(
             held = 400 * (1 + parent * hours)
             seen = [one(1, held, files[0] * hours, "/a/bin/python bin/s3net demo ")]
             filled = min(1, 0.4 + share * 2) * (1 + later * number)  # its store of samples
-            held = 700 * filled * (1 + child * max(0, 2 * share - 1))
+            held = 700 * filled * (1 + child * max(0, 3 * share - 2))
             for name in ("phase1", "t2net"):
                 pid = 10 * number + len(seen) + 1
                 cmd = TRAIN.format(f"round{number}/{name}-s{number}")
@@ -80,6 +80,28 @@ def test_what_is_too_short_is_said():
     assert all(kind.flat and "later ones need" in kind.said for kind in kinds)  # by their peaks
     assert not {v.flat for v in judge(looks(rounds=1, minutes=1))} - {None}
     assert [v.flat for v in judge([])] == [None]
+
+
+def test_a_parent_with_a_folder_is_no_training():
+    samples = looks(parent=0.02)
+    for sample in samples:
+        sample["processes"][0]["cmd"] += "--out runs/demo "
+    assert growing(samples) == ["parent"]
+
+
+def test_a_training_that_was_stopped_is_left_out(tmp_path: Path):
+    "It may not have seen every sample, so that its store still fills"
+    samples = looks(child=0.05, rounds=1)
+    folder = tmp_path / "phase1-s0"
+    folder.mkdir()
+    for sample in samples:
+        one = sample["processes"][1]
+        one["cmd"] = one["cmd"].replace("runs/round0", str(tmp_path))
+    assert growing(samples) == ["phase1", "t2net", "all"]
+    (folder / "ended.json").write_text('{"how": "stopped"}')
+    assert growing(samples) == ["t2net"]
+    (folder / "ended.json").write_text('{"how": "finished"}')
+    assert growing(samples) == ["phase1", "t2net", "all"]
 
 
 def test_names_and_lives():

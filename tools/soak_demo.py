@@ -9,15 +9,16 @@ at every ten seconds, each look is a line of JSON (`--write FILE` keeps them), a
 
 - the parent: a line through its memory after the first quarter rises by less than 1 % an hour (at
   least 1 % in all, as a short watch cannot tell less from noise), no more files and threads;
-- a training fills its store of samples in its first pass over the data, so only the last half of
-  its life is judged, and only if it lived long enough: a line through it rises by less than the
-  same, or than twice the scatter about it. Taken together, trainings must not rise by more than
+- a training fills its store of samples in its first pass over the data, which one that alternates
+  between two sides may end after six tenths of its life. So only the last third is judged, and only
+  of those that lived long enough and reached their last step: a line through it rises by less than
+  the same, or than twice the scatter about it. Taken together, trainings must not rise by more than
   chance explains;
 - trainings of one kind (another seed, another round): later ones need no more at most than earlier
   ones, within 5 %; those that lived much shorter than the longest (stopped, or still young) are
   left out.
 
-A parent is whatever trains nothing itself; there may be several, each watched into the same file.
+A parent is what is watched; there may be several, each watched into the same file.
 
 Memory is what a process holds for itself (RssAnon): pages of files come and go with the system.
 """
@@ -44,6 +45,7 @@ from pathlib import Path
 HOURLY = 0.01  # most that memory may grow in an hour, and in all where less than an hour is judged
 PEAKS = 0.05  # most that later trainings of a kind may need more than earlier ones
 FEWEST = 8  # looks that can be judged
+SETTLED = 2 / 3  # of a training's life, after which it is judged
 PARENT = 30  # minutes a parent must be watched: what it loads for its first evaluation stays
 
 
@@ -118,10 +120,21 @@ class Life:
     pid: int
     kind: str  # what it is; the same for other seeds and other rounds
     looks: list[dict] = field(default_factory=list)
+    watched: bool = False  # the process that was named, not one that it began
 
     @property
     def trains(self) -> bool:
-        return any("--out " in look["cmd"] for look in self.looks)
+        return not self.watched and any("--out " in look["cmd"] for look in self.looks)
+
+    @property
+    def stopped(self) -> bool:
+        "Whether its run folder says that it ended before its last step"
+        folder = re.search(r"--out (\S+)", self.looks[-1]["cmd"])
+        try:
+            said = json.loads((Path(folder.group(1)) / "ended.json").read_text()) if folder else {}
+        except (OSError, json.JSONDecodeError):
+            return False  # nothing is known of it
+        return said.get("how", "finished") != "finished"
 
     @property
     def hours(self) -> float:
@@ -134,7 +147,8 @@ class Life:
     def since(self, share: float) -> "Life":
         "Without its beginning"
         began = self.looks[0]["time"] + 3600 * share * self.hours
-        return Life(self.pid, self.kind, [one for one in self.looks if one["time"] >= began])
+        kept = [one for one in self.looks if one["time"] >= began]
+        return Life(self.pid, self.kind, kept, self.watched)
 
 
 def kind_of(command: str) -> str:
@@ -151,9 +165,10 @@ def lives(samples: list[dict]) -> list[Life]:
     "All processes in the order of their first looks"
     found: dict[tuple[int, str], Life] = {}
     for sample in samples:
-        for one in sample["processes"]:
+        for place, one in enumerate(sample["processes"]):
             key = one["pid"], kind_of(one["cmd"])
-            found.setdefault(key, Life(*key)).looks.append(one | {"time": sample["time"]})
+            life = found.setdefault(key, Life(*key, watched=place == 0))
+            life.looks.append(one | {"time": sample["time"]})
     return list(found.values())
 
 
@@ -221,8 +236,8 @@ def judge_parent(life: Life) -> Verdict:
 
 
 def judge_kind(kind: str, found: list[Life], long: list[Life]) -> Verdict:
-    "Trainings that differ by seed or round: the last half of each long one, and the peaks of all"
-    grown = [growth(life.since(0.5)) for life in long]
+    "Trainings that differ by seed or round: the last third of each long one, and the peaks of all"
+    grown = [growth(life.since(SETTLED)) for life in long]
     longest = max(life.hours for life in found)
     settled = [life.peak for life in found if life.hours > 0.6 * longest]
     peaks, half = [life.peak for life in found], len(settled) // 2
@@ -231,7 +246,7 @@ def judge_kind(kind: str, found: list[Life], long: list[Life]) -> Verdict:
     if grown:
         rises = ", ".join(f"{100 * g.rise:+.1f}" for g in grown)
         said += [
-            f"rise in the last half {rises} % (scatter "
+            f"rise in the last third {rises} % (scatter "
             f"{', '.join(f'{100 * g.scatter:.1f}' for g in grown)}), files "
             f"{max(g.files for g in grown):+g}, threads {max(g.threads for g in grown):+g}"
         ]
@@ -242,15 +257,15 @@ def judge_kind(kind: str, found: list[Life], long: list[Life]) -> Verdict:
 
 
 def judge_together(found: list[Life]) -> Verdict:
-    "Whether trainings rise in their last half by more than chance explains"
-    grown = [growth(life.since(0.5)) for life in found]
+    "Whether trainings rise in their last third by more than chance explains"
+    grown = [growth(life.since(SETTLED)) for life in found]
     hours = sum(g.hours for g in grown)
     if len(grown) < 2:
         return Verdict("all trainings", f"{len(grown)} long enough", None)
     mean = statistics.mean(g.rise for g in grown)
     chance = 2 * statistics.stdev(g.rise for g in grown) / len(grown) ** 0.5
     said = (
-        f"{len(grown)} long enough, {60 * hours:.0f} minutes of last halves, which rise by "
+        f"{len(grown)} long enough, {60 * hours:.0f} minutes of last thirds, which rise by "
         f"{100 * mean:+.2f} % each, within {100 * chance:.2f} of chance"
     )
     return Verdict("all trainings", said, mean - chance < max(HOURLY * hours / len(grown), 1e-3))
@@ -263,7 +278,8 @@ def judge(samples: list[dict], least: float = 4) -> list[Verdict]:
         return [Verdict("nothing", "no looks", None)]
     rest = [life for life in all_lives if life.trains]
     parents = [life for life in all_lives if not life.trains and len(life.looks) >= FEWEST]
-    long = [one for one in rest if 60 * one.hours >= least and len(one.looks) >= 2 * FEWEST]
+    long = [one for one in rest if 60 * one.hours >= least and len(one.looks) >= 3 * FEWEST]
+    long = [one for one in long if not one.stopped]
     verdicts = [judge_parent(parent) for parent in parents]
     for kind in dict.fromkeys(life.kind for life in rest if len(life.looks) >= FEWEST):
         found = [one for one in rest if one.kind == kind and len(one.looks) >= FEWEST]
@@ -271,7 +287,7 @@ def judge(samples: list[dict], least: float = 4) -> list[Verdict]:
     verdicts.append(judge_together(long))
     if short := Counter(one.kind for one in rest if not any(one is other for other in long)):
         names = ", ".join(f"{n} × {kind}" for kind, n in short.items())
-        verdicts.append(Verdict(f"growth of those below {least:g} minutes", names, None))
+        verdicts.append(Verdict(f"growth of those below {least:g} minutes or stopped", names, None))
     return verdicts
 
 
