@@ -226,11 +226,14 @@ def judge_parent(life: Life) -> Verdict:
     what, kept = f"parent {life.pid} ({life.kind})", life.since(0.25)
     if len(kept.looks) < FEWEST or 60 * life.hours < PARENT:
         return Verdict(what, f"{len(life.looks)} looks in {60 * life.hours:.0f} minutes", None)
-    g = growth(kept)
+    g, count = growth(kept), len(life.looks)
+    parts = (life.looks[k * count // 4 : (k + 1) * count // 4] for k in range(4))
+    quarters = [statistics.median(one["anon"] for one in part) for part in parts]
     said = (
         f"{len(life.looks)} looks in {60 * life.hours:.0f} minutes; after the first quarter from "
         f"{mib(g.first)} MiB by {100 * g.rise:+.2f} %, {100 * g.rise / g.hours:+.2f} % an hour, "
-        f"files {g.files:+g}, threads {g.threads:+g}"
+        f"files {g.files:+g}, threads {g.threads:+g}; medians of its quarters "
+        f"{', '.join(map(mib, quarters))} MiB"
     )
     return Verdict(what, said, g.flat())
 

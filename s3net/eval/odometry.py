@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..base.core import InputError
 from ..data.kitti import VideoClips
+from ..geometry.motion import matrix_to_axis_angle
 
 # %% ../../nbs/7_eval/71_odometry.ipynb #2acc8646
 def snippet_ate(
@@ -161,10 +162,9 @@ def _steps(poses: np.ndarray, scale: float = 1.0) -> np.ndarray:
     return steps
 
 
-def _degrees(R: np.ndarray) -> np.ndarray:
-    "(N,3,3) rotations to their angles; exact near zero, where the arc cosine is not"
-    axis = np.stack([R[:, 2, 1] - R[:, 1, 2], R[:, 0, 2] - R[:, 2, 0], R[:, 1, 0] - R[:, 0, 1]])
-    return np.degrees(np.arctan2(np.linalg.norm(axis, axis=0), R.trace(axis1=1, axis2=2) - 1))
+def _turns(R: np.ndarray) -> np.ndarray:
+    "(N,3,3) rotations to (N,3) rotation vectors in degrees"
+    return np.degrees(matrix_to_axis_angle(torch.from_numpy(R)).numpy())
 
 
 def _check_pair(truth: np.ndarray, pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -189,7 +189,7 @@ def score_path(
     distance = np.linalg.norm(moved[:, :3, 3] - truth[:, :3, 3], axis=1)
     wrong = np.linalg.inv(_steps(truth)) @ _steps(pred, scale)
     step = np.sqrt((wrong[:, :3, 3] ** 2).sum(1).mean())
-    angle = np.sqrt((_degrees(wrong[:, :3, :3]) ** 2).mean())
+    angle = np.sqrt((_turns(wrong[:, :3, :3]) ** 2).sum(1).mean())
     ate = np.sqrt((distance**2).mean())
     name = "full Sim(3)" if scaled else "full SE(3)"
     figures = map(float, (ate, distance.std(), step, angle, scale))
@@ -215,6 +215,18 @@ def score_motion(
     return scores + [score_path(truth, pred, scaled) for scaled in (False, True)[: 1 + moves]]
 
 
+def _ruled(
+    lines: Sequence[Sequence[str]],  # the head first
+) -> list[str]:  # lines of text
+    "Cells under each other, the first two columns to the left, a rule below the head"
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    text = [
+        "  ".join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths)))
+        for line in lines
+    ]
+    return [text[0], "-" * len(text[0]), *text[1:]]
+
+
 def motion_table(
     rows: Mapping[str, Sequence[MotionScore]],  # method -> its scores
 ) -> str:  # for a terminal, protocols explained underneath
@@ -225,14 +237,8 @@ def motion_table(
         for s in scores:
             figures = [f"{v:.7f}" for v in (s.ate, s.ate_std, s.rpe, s.rpe_degrees, s.scale)]
             lines.append([name, s.protocol, *("–" if f == "nan" else f for f in figures), str(s.n)])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    text = [
-        "  ".join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths)))
-        for line in lines
-    ]
-    text.insert(1, "-" * len(text[0]))
     used = dict.fromkeys(s.protocol for scores in rows.values() for s in scores)
-    return "\n".join([*text, *(f"{name}: {PROTOCOL_TEXT[name]}" for name in used), ""])
+    return "\n".join([*_ruled(lines), *(f"{name}: {PROTOCOL_TEXT[name]}" for name in used), ""])
 
 # %% ../../nbs/7_eval/71_odometry.ipynb #9e9f84aa
 @dataclass(frozen=True)
@@ -250,11 +256,7 @@ class MotionPart:
 def _six(poses: np.ndarray) -> np.ndarray:
     "(N,4,4) path to (N-1,6): right, down, ahead in metres; rotation vector in degrees"
     steps = _steps(poses)
-    R = steps[:, :3, :3]
-    axis = np.stack([R[:, 2, 1] - R[:, 1, 2], R[:, 0, 2] - R[:, 2, 0], R[:, 1, 0] - R[:, 0, 1]], 1)
-    length = np.linalg.norm(axis, axis=1, keepdims=True)
-    turn = axis / np.where(length > 0, length, 1) * _degrees(R)[:, None]
-    return np.concatenate([steps[:, :3, 3], turn], 1)
+    return np.concatenate([steps[:, :3, 3], _turns(steps[:, :3, :3])], 1)
 
 
 def motion_parts(
@@ -268,10 +270,8 @@ def motion_parts(
     parts = []
     for name, (k, unit) in names.items():
         moves = min(g[:, k].std(), p[:, k].std()) > 1e-9
-        spread = g[:, k].std() * p[:, k].std()
-        both = ((g[:, k] - g[:, k].mean()) * (p[:, k] - p[:, k].mean())).mean()
         error = np.sqrt(((p[:, k] - g[:, k]) ** 2).mean())
-        same = both / spread if moves else float("nan")
+        same = np.corrcoef(p[:, k], g[:, k])[0, 1] if moves else float("nan")
         figures = (g[:, k].mean(), g[:, k].std(), error, same)
         parts.append(MotionPart(name, unit, *map(float, figures)))
     return parts
@@ -287,14 +287,8 @@ def parts_table(
         + ["–" if np.isnan(p.correlation) else f"{p.correlation:.2f}"]
         for p in parts
     ]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    text = [
-        "  ".join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths)))
-        for line in lines
-    ]
-    text.insert(1, "-" * len(text[0]))
     note = "from each frame to the next, root mean square, nothing scaled or aligned"
-    return "\n".join([*text, note, ""])
+    return "\n".join([*_ruled(lines), note, ""])
 
 # %% ../../nbs/7_eval/71_odometry.ipynb #ce4a451e
 def draw_paths(
