@@ -34,6 +34,7 @@ class DataConfig:
     fix_cx: bool = False  # the odometry calib was scaled as cx*s: correct it on reading
     height: int = 192  # rows of the network input, divisible by 16 (paper: 192)
     width: int = 640  # columns of the network input, divisible by 16 (paper: 640)
+    principal_y: float = 0.0  # cut training frames: principal point at this share of the height
     max_depth: float = 80.0  # metres; synthetic depth is clipped here (paper: 80)
     flip: float = 0.5  # chance of mirroring a sample, 0..1 (A30)
     jitter: float = 0.0  # strength of colour jitter on all frames of a sample, 0 = none (T2Net: 0)
@@ -154,6 +155,7 @@ _CHOICES = {
 }
 _RANGES = (
     (("flip",), 0, 1),
+    (("principal_y",), 0, 0.9),
     (("decay_from", "bad_samples"), 0, 1),
     (("prefetch",), -1, 64),
     (("max_depth", "cache_gib", "segmenter_width", "pose_translation"), 1e-6, float("inf")),

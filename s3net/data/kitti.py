@@ -8,8 +8,10 @@ __all__ = ['FrameKey', 'picture_files', 'Video', 'VideoClips', 'KittiRaw', 'Kitt
 
 # %% ../../nbs/3_data/35_kitti.ipynb #fcbd7979
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,7 +24,13 @@ from s3net.data.kitti_files import (
 )  # fmt: skip
 from .samples import DepthSample, RealClip, load_image, read_image
 from .vkitti import check_lens
-from ..geometry.camera import resize_camera, resize_pixels
+from s3net.geometry.camera import (
+    Window,
+    axis_window,
+    resize_camera,
+    resize_pixels,
+    window_camera,
+)
 
 # %% ../../nbs/3_data/35_kitti.ipynb #2ed34c28
 FrameKey = tuple[str, int, int]  # drive or sequence, camera, frame number
@@ -46,12 +54,22 @@ class Video:
     K: Tensor  # (3,3) float32 pixels of the pictures as stored
     calib_file: Path  # where K comes from, for errors
     size: tuple[int, int] | None = None  # (height, width) the calibration was made for, if known
+    principal_y: float = 0.0  # clips are cut so that the axis lies there, share of the height
+
+    def window(
+        self,
+        full_size: tuple[int, int],  # (height, width) of a picture
+    ) -> Window:  # of the part that a clip shows
+        "What `axis_window` keeps, or everything"
+        whole = (0, 0, *full_size)
+        return axis_window(self.K, full_size, self.principal_y) if self.principal_y else whole
 
     def camera(
         self,
         frame: int,  # number of the frame
         full_size: tuple[int, int],  # (height, width) of its picture
         size: tuple[int, int],  # (height, width) wanted
+        window: Window | None = None,  # part of the picture that is resized, None = all
     ) -> Tensor:  # (3,3) pixels of the resized picture
         "K moved to `size`, after checking that it belongs to the picture"
         if self.size is not None and self.size != full_size:
@@ -60,7 +78,7 @@ class Video:
                 f"{self.size}; expected the same (height, width), use the original pictures"
             )
         K = check_lens(self.K, full_size, f"{self.calib_file} for {self.files[frame]}: K")
-        return resize_camera(K, full_size, size)
+        return window_camera(K, window or (0, 0, *full_size), size)
 
 # %% ../../nbs/3_data/35_kitti.ipynb #6b7663ac
 class VideoClips:
@@ -111,8 +129,18 @@ class VideoClips:
     def read_frame(self, key: FrameKey) -> tuple[Tensor, Tensor]:  # (3,H,W) colour, (3,3) K
         "One frame at the size of the samples, with its camera matrix"
         video = self.videos[key[:2]]
-        image, full_size = load_image(video.files[key[2]], self.size)
-        return image, video.camera(key[2], full_size, self.size)
+        image, full_size = load_image(video.files[key[2]], self.size, video.window)
+        return image, video.camera(key[2], full_size, self.size, video.window(full_size))
+
+    def cut(
+        self,
+        principal_y: float,  # wanted place of the principal point, share of the height; 0 = as is
+    ) -> Self:  # the same clips of smaller windows
+        "All pictures cut so that their cameras share a horizon, see `axis_window`"
+        other = copy(self)
+        videos = self.videos.items()
+        other.videos = {name: replace(v, principal_y=principal_y) for name, v in videos}
+        return other
 
     def __getitem__(self, index: int) -> RealClip:
         "One clip, read from its files"

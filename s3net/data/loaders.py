@@ -368,10 +368,11 @@ def label_frames(
 ) -> RealLabels:  # the finished maps
     "Label every frame of the clips once; maps of the same segmenter are kept as they are"
     store, keys = RealLabels(folder), clips.frame_keys()
+    cuts = sorted({video.principal_y for video in clips.videos.values()} - {0.0})
     wanted = {
         "segmenter": segmenter, "size": list(clips.size), "classes": list(CLASSES),
         "frames": hashlib.sha256(repr(keys).encode()).hexdigest()[:16], "count": len(keys),
-    }  # fmt: skip
+    } | ({"principal_y": cuts} if cuts else {})  # fmt: skip
     if (store.folder / "index.json").is_file() and store.index() == wanted:
         return store
     remove(store.folder / "index.json")

@@ -7,7 +7,7 @@ __all__ = ['read_image', 'write_image', 'load_image', 'Sample', 'SyntheticPair',
            'check_sample', 'check_dataset']
 
 # %% ../../nbs/3_data/30_samples.ipynb #7a5f3dbf
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..base.core import CLASSES, IGNORE, InputError, atomic_path
 from ..base.limits import check_picture
-from ..geometry.camera import check_camera
-from ..geometry.image import resize_image
+from ..geometry.camera import Window, check_camera
+from ..geometry.image import cut, resize_image
 
 # %% ../../nbs/3_data/30_samples.ipynb #05a76ae0
 def _jpeg_is_whole(path: Path) -> bool:
@@ -79,15 +79,18 @@ def write_image(
 def load_image(
     path: Path | str,  # an 8-bit colour or grey picture
     size: tuple[int, int] | None = None,  # (height, width) wanted, None = as stored
+    window: Callable[[tuple[int, int]], Window] | None = None,  # size of the file -> what is kept
 ) -> tuple[Tensor, tuple[int, int]]:  # (3,H,W) colour in whole 255ths of [0,1]; size of the file
-    "A picture as a float tensor, resized with antialiasing"
+    "A picture as a float tensor, cut and resized with antialiasing"
     pixels = read_image(path)
     if pixels.dtype != np.uint8:
         raise InputError(f"{path} is {pixels.dtype}; expected an 8-bit picture, convert the file")
     pixels = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, axis=2)
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
     full_size = (image.shape[1], image.shape[2])
-    if size is not None and tuple(size) != full_size:
+    if window is not None:
+        image = cut(image, window(full_size))
+    if size is not None and tuple(size) != image.shape[1:]:
         image = resize_image(image[None], size)[0].clamp(0, 255).round()
     return image / 255, full_size
 

@@ -10,8 +10,10 @@ __all__ = ['vkitti2_file', 'write_vkitti2_frame', 'write_vkitti2_clip_text', 're
 
 # %% ../../nbs/3_data/33_vkitti.ipynb #4b0382a4
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -23,8 +25,8 @@ from s3net.data.codes import (
     encode_flow, encode_labels,
 )  # fmt: skip
 from .samples import SyntheticPair, load_image, read_image, write_image
-from ..geometry.camera import check_camera, resize_camera
-from ..geometry.image import resize_depth, resize_flow, resize_labels
+from ..geometry.camera import Window, axis_window, check_camera, window_camera
+from ..geometry.image import cut, resize_depth, resize_flow, resize_labels
 
 # %% ../../nbs/3_data/33_vkitti.ipynb #9b1daf07
 _all_ = [
@@ -268,26 +270,33 @@ def _truth(path: Path, channels: int, dtype: str, size: tuple[int, int]) -> np.n
 
 
 def _read_frame(
-    file: Callable[[str], Path], size: tuple[int, int], text: ClipText
+    file: Callable[[str], Path],
+    size: tuple[int, int],
+    text: ClipText,
+    window: Callable[[tuple[int, int]], Window],
 ) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-    "Colour, depth and labels of one frame at `size`, and the size of its files"
+    "Colour, depth and labels of a frame's window at `size`, and the size of its files"
     rgb, depth, labels = map(file, ("rgb", "depth", "labels"))
-    image, full_size = load_image(rgb, size)
+    image, full_size = load_image(rgb, size, window)
     metres = torch.from_numpy(decode_depth(_truth(depth, 1, "uint16", full_size)[..., 0]))
     name = f"{labels} (with {text.encoding})"
     classes = decode_labels(_truth(labels, 3, "uint8", full_size), text.colours, name)
-    classes = torch.from_numpy(classes)
-    if full_size != size:
+    metres, classes = (
+        cut(metres, window(full_size)),
+        cut(torch.from_numpy(classes), window(full_size)),
+    )
+    if classes.shape != size:
         metres = resize_depth(metres[None, None], size)[0, 0]
         classes = resize_labels(classes[None], size)[0]
     return image, metres[None], classes, full_size
 
 
-def _read_flow(path: Path, full_size: tuple, size: tuple) -> tuple[Tensor, Tensor]:
-    "Flow (2,H,W) in pixels of `size` and its validity (1,H,W)"
+def _read_flow(path: Path, full_size: tuple, size: tuple, window: Window) -> tuple[Tensor, Tensor]:
+    "Flow (2,H,W) of a window in pixels of `size` and its validity (1,H,W)"
     flow, valid = decode_flow(_truth(path, 3, "uint16", full_size))
     flow, valid = torch.from_numpy(flow)[None], torch.from_numpy(valid)[None, None]
-    if full_size != size:
+    flow, valid = cut(flow, window), cut(valid, window)
+    if flow.shape[-2:] != size:
         flow, valid = resize_flow(flow, valid, size)
     return flow[0], valid[0]
 
@@ -319,11 +328,31 @@ class SyntheticClips:
         backward: bool = True,  # whether the layout has backward flow
     ) -> None:
         self.size, self.file, self.backward = (int(size[0]), int(size[1])), file, backward
+        self.principal_y = 0.0
         self.texts = {name: text for name, (text, _) in clips.items()}
         self.keys = [(*name, f) for name, (_, frames) in clips.items() for f in frames[:-1]]
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def cut(
+        self,
+        principal_y: float,  # wanted place of the principal point, share of the height; 0 = as is
+    ) -> Self:  # the same pairs of smaller windows
+        "All pictures and truths cut so that the camera shares another's horizon, see `axis_window`"
+        other = copy(self)
+        other.principal_y = principal_y
+        return other
+
+    def window(
+        self,
+        key: tuple[str, str, int],  # scene, condition, frame
+        full_size: tuple[int, int],  # (height, width) of its files
+    ) -> Window:  # of the part that a pair shows
+        "What `axis_window` keeps, or everything"
+        K = self.texts[key[:2]].camera_matrix(key[2], full_size)
+        whole = (0, 0, *full_size)
+        return axis_window(K, full_size, self.principal_y) if self.principal_y else whole
 
     def __getitem__(self, index: int) -> SyntheticPair:
         "One pair, read from its files"
@@ -336,17 +365,19 @@ def _read_pair(data: SyntheticClips, scene: str, condition: str, frame: int) -> 
     here, there = (
         lambda kind, f=f: data.file(scene, condition, kind, f) for f in (frame, frame + 1)
     )
-    image_t, depth_t, labels_t, full_size = _read_frame(here, size, text)
-    image_t1, depth_t1, labels_t1, next_size = _read_frame(there, size, text)
+    window = partial(data.window, (scene, condition, frame))
+    image_t, depth_t, labels_t, full_size = _read_frame(here, size, text, window)
+    image_t1, depth_t1, labels_t1, next_size = _read_frame(there, size, text, window)
     if next_size != full_size:
         raise InputError(
             f"{there('rgb')} has size {next_size}, the frame before it {full_size}; expected one "
             "(height, width) in a clip, unpack it again"
         )
-    flow, valid = _read_flow(here("forward"), full_size, size)
+    part = window(full_size)
+    flow, valid = _read_flow(here("forward"), full_size, size, part)
     has_backward = data.backward and there("backward").parent.is_dir()
-    back = _read_flow(there("backward"), full_size, size) if has_backward else (None, None)
-    K = resize_camera(text.camera_matrix(frame, full_size), full_size, size)
+    back = _read_flow(there("backward"), full_size, size, part) if has_backward else (None, None)
+    K = window_camera(text.camera_matrix(frame, full_size), part, size)
     return SyntheticPair(
         image_t=image_t, image_t1=image_t1, depth_t=depth_t, depth_t1=depth_t1,
         labels_t=labels_t, labels_t1=labels_t1, flow_t_t1=flow, flow_valid=valid,

@@ -62,9 +62,14 @@ def _frame_range(words: str) -> range | None:
 
 # %% ../../nbs/6_train/63_sources.ipynb #5b6b9f6c
 def real_files(
-    cfg: Config,  # real, real_format, real_drives, real_frames, real_cameras, real_list
+    cfg: Config,  # real, real_format, real_drives, real_frames, real_cameras, real_list, ...
 ) -> VideoClips:
     "The real video a configuration names, without the drives kept for validation and test"
+    return _real_clips(cfg).cut(cfg.principal_y)
+
+
+def _real_clips(cfg: Config) -> VideoClips:
+    "As they were taken"
     if cfg.real_list:
         return _listed(cfg)
     root = Path(cfg.real)
@@ -125,11 +130,11 @@ def _listed(cfg: Config) -> VideoClips:
 
 # %% ../../nbs/6_train/63_sources.ipynb #cb89879c
 def synthetic_files(
-    cfg: Config,  # synthetic, synthetic_list, height, width
+    cfg: Config,  # synthetic, synthetic_list, height, width, principal_y
 ) -> SyntheticClips:
     "The synthetic pairs a configuration names, of either release"
     old = (Path(cfg.synthetic) / "vkitti_1.3.1_rgb").is_dir()
-    data = (VirtualKitti1 if old else VirtualKitti2)(cfg.synthetic, cfg.size)
+    data = (VirtualKitti1 if old else VirtualKitti2)(cfg.synthetic, cfg.size).cut(cfg.principal_y)
     if not cfg.synthetic_list:
         return data
     place = {(_scene(key[0]), *key[1:]): key for key in data.keys}
@@ -168,6 +173,7 @@ def selection(
 ) -> dict:  # name -> value
     "What a cache of one side stands for"
     chosen = {name: getattr(cfg, name) for name in (*_DECIDES[side], "height", "width")}
+    chosen |= {"principal_y": cfg.principal_y} if cfg.principal_y else {}  # older caches lack it
     listed = chosen[f"{side}_list"]
     return chosen | ({"frames of the list": digest_of(read_list(listed))} if listed else {})
 
@@ -285,6 +291,11 @@ class OraclePairs:
             raise InputError(
                 "setting oracle is False, expected True before hidden truth is read; "
                 "set oracle=true"
+            )
+        if cfg.principal_y:
+            raise InputError(
+                f"setting principal_y is {cfg.principal_y:g}, expected 0 beside oracle=true: "
+                "hidden truth is that of the whole picture"
             )
         self.clips = real_dataset(cfg)
         self.truth, self.size, self.far = RealTruth(Path(cfg.real).parent), cfg.size, cfg.max_depth
