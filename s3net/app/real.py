@@ -59,6 +59,7 @@ def real_plan(
         real_frames=TRAIN_FRAMES,
         fix_cx=True,
         principal_y=PRINCIPAL_Y,
+        jitter=0.2,
         threads=1 if on_cpu else 0,
     )
     lengths = dict(segmenter_steps=300, phase1_steps=700, phase2_steps=1400)

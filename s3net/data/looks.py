@@ -180,6 +180,21 @@ LOOKS = {
         CLONE, overcast=True, sun=(0.25,) * 3, sky_light=(0.55,) * 3, haze=70.0,
         horizon=(0.78, 0.79, 0.8), zenith=(0.78, 0.79, 0.8),
     ),
+    "harsh": replace(
+        REAL, saturation=0.6, sun=(2.6, 2.4, 2.1), sky_light=(0.12, 0.14, 0.17), shadow=0.98,
+        horizon=(1.8, 1.85, 1.9), zenith=(1.2, 1.5, 1.8), clouds=0.5,
+        gamma=1.1, gain=1.0, vignette=0.15, noise=0.0, drift=0.0,
+    ),
+    "glare": replace(
+        REAL, saturation=0.7, sun=(2.3, 2.2, 2.0), sky_light=(0.16, 0.19, 0.23), shadow=0.97,
+        horizon=(0.9, 1.3, 1.7), zenith=(0.3, 0.75, 1.5),
+        gamma=0.9, gain=1.25, vignette=0.15, noise=0.0, drift=0.0,
+    ),
+    "dull": replace(
+        REAL, saturation=0.5, overcast=True, sun=(0.5,) * 3, sky_light=(0.45, 0.46, 0.48),
+        horizon=(1.9, 1.9, 1.9), zenith=(1.6, 1.6, 1.7),
+        gamma=1.0, gain=1.0, vignette=0.1, noise=0.0, drift=0.0,
+    ),
 }  # fmt: skip
 
 # %% ../../nbs/3_data/316_looks.ipynb #9fdd8e74

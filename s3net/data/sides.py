@@ -34,7 +34,8 @@ class World:
     size: tuple = (64, 192)  # (height, width) of all pictures
     scenes: int = 96  # synthetic scenes
     frames: int = 5  # of each synthetic clip, 10 a second
-    conditions: int = 1  # looks of each synthetic scene: one in turn, or clone and others
+    conditions: int = 1  # looks of each synthetic scene: one in turn, or the first and others
+    looks: tuple = ("clone", "overcast", "morning", "fog")  # of the synthetic side
     drives: int = 40  # real drives for training
     drive_frames: int = 12  # of each, 10 a second
     val_drives: int = 16  # to choose settings on
@@ -53,7 +54,10 @@ WORLDS = {
     "small": World(
         size=(128, 416), scenes=300, conditions=2, drives=120, drive_frames=14, test_drives=64,
     ),
-    "kitti": World(size=(192, 640), scenes=400, frames=4, drives=0, val_drives=0, test_drives=0),
+    "kitti": World(
+        size=(192, 640), scenes=400, frames=4, drives=0, val_drives=0, test_drives=0,
+        looks=("harsh", "glare", "dull", "real"),
+    ),
 }  # fmt: skip
 
 # %% ../../nbs/3_data/319_sides.ipynb #719cf013
@@ -84,10 +88,10 @@ def world_jobs(
     seed: int,  # of the world
 ) -> list:  # of Job, each with a seed of its own
     "All clips and drives of a world"
-    jobs, extra = [], ("overcast", "morning", "fog")
+    jobs, (first, *extra) = [], world.looks
     for k in range(world.scenes):
-        more = [extra[(k + j) % 3] for j in range(world.conditions - 1)]
-        looks = ("clone", *more) if more else (("clone", *extra)[k % 4],)
+        more = [extra[(k + j) % len(extra)] for j in range(world.conditions - 1)]
+        looks = (first, *more) if more else (world.looks[k % len(world.looks)],)
         jobs.append(
             Job("synthetic", f"Scene{k + 1:03d}", _KIND_CYCLE[k % 8], k, world.frames, 0.1, looks)
         )
