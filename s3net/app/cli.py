@@ -71,7 +71,9 @@ def config(
 # %% ../../nbs/9_app/998_cli.ipynb #72cb3f71
 @app.command()
 def world(
-    kind: Annotated[str, typer.Argument(help="mini (192x64) or small (416x128)")] = "mini",
+    kind: Annotated[
+        str, typer.Argument(help="mini (192x64), small (416x128), or kitti (640x192, no video)")
+    ] = "mini",
     out: Annotated[Path | None, typer.Option(help="folder to write; default data/<kind>")] = None,
     seed: Seed = 0,
     workers: Annotated[int, typer.Option(help="processes")] = 2,
