@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'S3NET', 'T2NET', 'ALONE', 'PROTOCOL_NAMES', 'DemoPlan', 'demo_jobs', 'demo_plan', 'most_memory',
-           'evaluate_demo', 'prepare_world', 'demo_result', 'run_demo', 'summary', 'write_page']
+           'evaluate_demo', 'prepare_world', 'settings_of', 'demo_result', 'run_demo', 'summary', 'write_page']
 
 # %% ../../nbs/9_app/92_demo.ipynb #0a5e6550
 import os
@@ -162,6 +162,14 @@ def prepare_world(
         render_world(plan.world, "mini", seed=seed, workers=min(2, os.cpu_count() or 1))
 
 # %% ../../nbs/9_app/92_demo.ipynb #d88d32bd
+def settings_of(
+    cfg: Config,  # of a plan
+) -> dict:  # name -> value
+    "Settings of a result that travels: without the folders of the machine that made it"
+    folders = ("synthetic", "real", "cache", "evaluate_on")
+    return {name: value for name, value in to_dict(cfg).items() if name not in folders}
+
+
 def demo_result(
     plan: DemoPlan,  # what was run
     rows: dict[str, list[Result]],  # from `evaluate_demo`
@@ -179,7 +187,7 @@ def demo_result(
         "seconds": seconds,
         "memory_gb": memory,
         "environment": environment(),
-        "config": to_dict(plan.base),
+        "config": settings_of(plan.base),
     }
     if plan.full:
         folders = [f for f in ROWS if read_evaluations(plan.out / f)]

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from .demo import DemoPlan, demo_jobs
+from .demo import DemoPlan, demo_jobs, settings_of
 from .jobs import run_jobs
 from .page import demo_page, made_where
-from ..base.config import preset, to_dict, with_changes
+from ..base.config import preset, with_changes
 from ..base.core import InputError, data_dir, real_dir, write_json
 from ..data.miniworld import render_world
 from ..eval.depth import Result, constant_predictor, get_protocol
@@ -116,7 +116,7 @@ def run_real(
         "protocols": [get_protocol(p).describe() for p in protocols],
         "seconds": time.perf_counter() - started,
         "environment": environment(),
-        "config": to_dict(plan.base),
+        "config": settings_of(plan.base),
     }
     write_json(plan.out / "result.json", result)
     lines = [Row(name, r[p]) for p in range(len(protocols)) for name, r in rows.items()]
