@@ -55,6 +55,7 @@ class NetConfig:
     pose_net: str = "vgg"  # Pose: vgg (SfMLearner's stack, A20) or resnet18 (Monodepth2)
     pose_width: int = 16  # first-layer channels of Pose (SfMLearner: 16); resnet18 has four times
     pose_translation: float = 0.01  # metres for an output of 1 of Pose (SfMLearner: 0.01)
+    pose_rotation: float = 0.01  # radians for an output of 1 of Pose (SfMLearner: 0.01)
     pose_frames: int = 3  # frames Pose sees at once: 3, or 2 for one pair at a time (A20)
     segmenter_width: float = 1.0  # width multiplier of MobileNetV2 inside S_seg
     semantics: str = "none"  # label channels: none, depth (f_T only) or both (G and f_T)
@@ -89,6 +90,7 @@ class LossConfig:
     schedule: str = "alternating"  # phase 2: alternating or weighted (section 4.1)
     self_ratio: int = 1  # self-supervised steps for each supervised one when alternating (A22)
     pose_steps: int = 0  # first steps of phase 2, in which Pose alone learns, by Eq. 9 (A13)
+    pose_sizes: int = 1  # picture sizes compared in Eq. 9, each half the last (SfMLearner: 4)
 
 # %% ../../nbs/0_base/01_config.ipynb #8de3bc2d
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ _CHOICES = {
     "mask": ("bidirectional", "forward"),
     "reduce": ("min", "mean"),
     "photometric_scales": (1, 2, 3, 4),
+    "pose_sizes": (1, 2, 3, 4),
     "schedule": ("alternating", "weighted"),
     "precision": ("no", "bf16"),
     "device": ("auto", "cpu", "cuda"),
@@ -158,7 +161,11 @@ _RANGES = (
     (("principal_y",), 0, 0.9),
     (("decay_from", "bad_samples"), 0, 1),
     (("prefetch",), -1, 64),
-    (("max_depth", "cache_gib", "segmenter_width", "pose_translation"), 1e-6, float("inf")),
+    (
+        ("max_depth", "cache_gib", "segmenter_width", "pose_translation", "pose_rotation"),
+        1e-6,
+        float("inf"),
+    ),
     (
         ("batch", "accumulate", "log_every", "checkpoint_every", "critic_every", "self_ratio"),
         1,

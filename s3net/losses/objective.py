@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..base.config import LossConfig
 from ..base.core import InputError
-from ..geometry.image import resize_map
+from ..geometry.camera import resize_camera
+from ..geometry.image import resize_image, resize_map
 from ..geometry.motion import invert
 from .adversarial import generator_adversarial, identity_loss
 from .automask import Bidirectional, bidirectional_loss
@@ -262,6 +263,15 @@ def _views(
     return parts
 
 
+def _smaller(clip: Clip, halvings: int) -> Clip:
+    "The clip at a half, a quarter, ... of its size, with the target's finest depth alone"
+    full = tuple(clip.target.shape[-2:])
+    size = full[0] >> halvings, full[1] >> halvings
+    target, *sources = (resize_image(x, size) for x in (clip.target, *clip.sources))
+    codes, K = [resize_map(clip.coded_tgt[0], size)], resize_camera(clip.K, full, size)
+    return Clip(target, sources, codes, None, clip.T_src_tgt, K)
+
+
 def self_supervision(
     clip: Clip,
     pose: bool = False,  # compute Eq. 9
@@ -270,6 +280,7 @@ def self_supervision(
     reduce: str = "min",  # over the sources: "min" (Eq. 10) or "mean"
     valid_only: bool = False,  # leave out pixels that land outside their source
     max_depth: float = 80.0,  # metres at code +1
+    sizes: int = 1,  # of pictures in Eq. 9: the full one, its half, quarter, eighth
 ) -> SelfSupervision:
     "Eq. 9 and Eq. 10, averaged over scales; both share one set of warps"
     both = mask and clip.coded_src is not None
@@ -283,6 +294,9 @@ def self_supervision(
         found = bidirectional_loss(forward, backward, still, reduce, valid_only) if mask else None
         masks += [found.loss] if mask else []
         maps = maps or _pictures(depth[0], forward, found, still)
+    for small in (_smaller(clip, n) for n in range(1, sizes if pose else 1)):
+        ((forward, _),) = _views(small, [_depths(small, 0, False, max_depth)], False)
+        poses.append(view_synthesis_loss(forward, valid_only=valid_only))
     return SelfSupervision(_mean(poses), _mean(masks), maps)
 
 # %% ../../nbs/5_losses/57_objective.ipynb #58b175f8
@@ -304,6 +318,7 @@ def phase2_objective(
     reduce: str = "min",  # over the sources: "min" (Eq. 10) or "mean"
     valid_only: bool = False,  # leave out pixels that land outside their source
     max_depth: float = 80.0,  # metres at code +1
+    sizes: int = 1,  # of pictures in Eq. 9, each half the last
 ) -> Report:
     "Eq. 11; the supervised and the self-supervised step of A22 are two choices of weights"
     check_weights(weights, PHASE2_TERMS)
@@ -314,7 +329,7 @@ def phase2_objective(
         clip = _now(clip)
     if w["pose"] or w["mask"]:
         found = self_supervision(
-            clip, bool(w["pose"]), bool(w["mask"]), scales, reduce, valid_only, max_depth
+            clip, bool(w["pose"]), bool(w["mask"]), scales, reduce, valid_only, max_depth, sizes
         )
         maps = found.maps
         terms |= {"pose": (w["pose"], lambda: found.pose), "mask": (w["mask"], lambda: found.mask)}

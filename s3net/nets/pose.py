@@ -44,10 +44,11 @@ class PoseNet(nn.Module):
         frames: int = 3,  # frames in a stack, the target counted
         semantics: int = 0,  # label channels fed with each frame
         translation_scale: float = 0.01,  # metres for an output of 1 (SfMLearner: 0.01)
+        rotation_scale: float = 0.01,  # radians for an output of 1 (SfMLearner: 0.01)
     ):
         super().__init__()
         self.frames, self.semantics = frames, semantics
-        self.translation_scale = translation_scale
+        self.translation_scale, self.rotation_scale = translation_scale, rotation_scale
         sizes = [frames * (3 + semantics), *(width * t for t in _TIMES)]
         self.convs = nn.ModuleList(
             nn.Conv2d(a, b, k, 2, k // 2) for a, b, k in zip(sizes, sizes[1:], _KERNELS)
@@ -65,7 +66,8 @@ class PoseNet(nn.Module):
         for conv in self.convs:
             x = F.relu(conv(x))
         out = wide(self.last(x)).mean((2, 3)).unflatten(1, (-1, 6))
-        return torch.cat([out[..., :3] * 0.01, out[..., 3:] * self.translation_scale], -1)
+        turn, move = out[..., :3] * self.rotation_scale, out[..., 3:] * self.translation_scale
+        return torch.cat([turn, move], -1)
 
     def forward(
         self,
@@ -85,8 +87,9 @@ class PairPoseNet(PoseNet):
         width: int = 16,  # channels of the first layer (SfMLearner: 16)
         semantics: int = 0,  # label channels fed with each frame
         translation_scale: float = 0.01,  # metres for an output of 1
+        rotation_scale: float = 0.01,  # radians for an output of 1
     ):
-        super().__init__(width, 2, semantics, translation_scale)
+        super().__init__(width, 2, semantics, translation_scale, rotation_scale)
 
     def forward(
         self,
@@ -116,10 +119,11 @@ def make_pose_net(
     width: int = 16,  # channels of the first layer (SfMLearner: 16)
     semantics: int = 0,  # label channels fed with each frame
     translation_scale: float = 0.01,  # metres for an output of 1
+    rotation_scale: float = 0.01,  # radians for an output of 1
 ) -> PoseNet:  # called as net([target, previous, next]) -> [T_prev_tgt, T_next_tgt]
     "Build Pose for two or three frames"
     if frames not in (2, 3):
         raise InputError(f"pose_frames is {frames}, expected 2 or 3; choose one of the two")
     if frames == 2:
-        return PairPoseNet(width, semantics, translation_scale)
-    return PoseNet(width, 3, semantics, translation_scale)
+        return PairPoseNet(width, semantics, translation_scale, rotation_scale)
+    return PoseNet(width, 3, semantics, translation_scale, rotation_scale)

@@ -53,10 +53,11 @@ class ResNetPose(PoseNet):
         frames: int = 3,  # frames in a stack, the target counted
         semantics: int = 0,  # label channels fed with each frame
         translation_scale: float = 0.01,  # metres for an output of 1
+        rotation_scale: float = 0.01,  # radians for an output of 1
     ):
         nn.Module.__init__(self)  # not PoseNet's, which builds the other network
         self.frames, self.semantics = frames, semantics
-        self.translation_scale = translation_scale
+        self.translation_scale, self.rotation_scale = translation_scale, rotation_scale
         wide = 4 * width
         self.encoder = ResNet18Encoder(wide, frames * (3 + semantics))
         self.squeeze = nn.Conv2d(8 * wide, 4 * wide, 1)
@@ -83,7 +84,8 @@ class ResNetPose(PoseNet):
         for conv in self.convs:
             y = F.relu(conv(y))
         out = wide(self.last(y)).mean((2, 3)).unflatten(1, (2, 6))[:, : self.frames - 1]
-        return torch.cat([out[..., :3] * 0.01, out[..., 3:] * self.translation_scale], -1)
+        turn, move = out[..., :3] * self.rotation_scale, out[..., 3:] * self.translation_scale
+        return torch.cat([turn, move], -1)
 
 # %% ../../nbs/4_nets/49_resnet_pose.ipynb #4d24bac7
 class ResNetPairPose(ResNetPose, PairPoseNet):
@@ -94,5 +96,6 @@ class ResNetPairPose(ResNetPose, PairPoseNet):
         width: int = 16,  # a quarter of the stem's channels (Monodepth2: 64 / 4)
         semantics: int = 0,  # label channels fed with each frame
         translation_scale: float = 0.01,  # metres for an output of 1
+        rotation_scale: float = 0.01,  # radians for an output of 1
     ):
-        ResNetPose.__init__(self, width, 2, semantics, translation_scale)
+        ResNetPose.__init__(self, width, 2, semantics, translation_scale, rotation_scale)

@@ -52,11 +52,12 @@ def depth_net(
 
 
 def pose_net(
-    cfg: Config,  # pose_net, pose_frames, pose_width, pose_translation
+    cfg: Config,  # pose_net, pose_frames, pose_width, pose_translation, pose_rotation
 ) -> nn.Module:  # called as net([target, previous, next]) -> [T_prev_tgt, T_next_tgt]
     "Pose of a configuration; it sees RGB only (A20)"
     kind = POSE_KINDS[cfg.pose_net, cfg.pose_frames]
-    return kind(cfg.pose_width, translation_scale=cfg.pose_translation)
+    scales = dict(translation_scale=cfg.pose_translation, rotation_scale=cfg.pose_rotation)
+    return kind(cfg.pose_width, **scales)
 
 
 def _bottleneck(cfg: Config) -> int:

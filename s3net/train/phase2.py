@@ -154,6 +154,7 @@ def report_of(
         scales=cfg.photometric_scales,
         reduce=cfg.reduce,
         max_depth=cfg.max_depth,
+        sizes=cfg.pose_sizes,
     )
     if clip is not None:
         measure = _measures(clip, report.maps, cfg)
