@@ -99,7 +99,6 @@ class Checkup:
     opened: int = 0  # how many could be read
     size: tuple[int, int] | None = None  # (height, width) of most pictures
     fov: tuple[float, float] | None = None  # horizontal and vertical angle of view, degrees
-    axis: float | None = None  # where the optical axis lies, share of the height
     triplets: int = 0  # frames with both neighbours
     gaps: int = 0  # numbers left out
     lonely: int = 0  # frames before a gap: they have no successor
@@ -276,7 +275,7 @@ def _look_at_lens(take: Take, seen: Checkup) -> None:
         seen.note("fault", file, *_told(error, file))
         return
     (height, width), centre = seen.size, lens.K[:2, 2].tolist()
-    seen.fov, seen.axis = camera_fov(lens.K, seen.size), (centre[1] + 0.5) / height
+    seen.fov = camera_fov(lens.K, seen.size)
     off = max(abs(c - (n - 1) / 2) / n for c, n in zip(centre, (width, height)))
     if off > 0.12:
         said = f"the axis at ({centre[0]:.1f}, {centre[1]:.1f}) is far from the middle"
