@@ -57,6 +57,7 @@ def real_plan(
         real_frames=TRAIN_FRAMES,
         fix_cx=True,
         jitter=0.2,
+        reverse=0.5,
         pose_steps=400,
         pose_sizes=4,
         pose_rotation=0.1,

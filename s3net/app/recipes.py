@@ -62,7 +62,13 @@ def reads(
 
 def recipe_settings() -> set[str]:
     "What a recipe may set: what makes a method, not what all rows must share"
-    shared = {f.name for f in fields(DataConfig)} - {"max_depth", "flip", "jitter"}
+    shared = {f.name for f in fields(DataConfig)} - {
+        "max_depth",
+        "flip",
+        "reverse",
+        "jitter",
+        "principal_y",
+    }
     return set().union(*map(reads, KINDS)) - shared - {"steps", "precision"}
 
 # %% ../../nbs/9_app/972_recipes.ipynb #16906048

@@ -37,6 +37,7 @@ class DataConfig:
     principal_y: float = 0.0  # cut training frames: principal point at this share of the height
     max_depth: float = 80.0  # metres; synthetic depth is clipped here (paper: 80)
     flip: float = 0.5  # chance of mirroring a sample, 0..1 (A30)
+    reverse: float = 0.0  # chance of playing a real clip backwards, 0..1; ours
     jitter: float = 0.0  # strength of colour jitter on all frames of a sample, 0 = none (T2Net: 0)
     cache_gib: float = 4.0  # decoded samples are kept in memory up to this many GiB a side
 
@@ -157,7 +158,7 @@ _CHOICES = {
     "out_of_memory": ("stop", "halve"),
 }
 _RANGES = (
-    (("flip",), 0, 1),
+    (("flip", "reverse"), 0, 1),
     (("principal_y",), 0, 0.9),
     (("decay_from", "bad_samples"), 0, 1),
     (("prefetch",), -1, 64),

@@ -27,7 +27,7 @@ from s3net.base.core import (
 from ..base.pieces import end_with_parent
 from .kitti import FrameKey, VideoClips
 from .lists import read_runs, write_runs
-from .loaders import Augment, BatchStream
+from .loaders import Augment, BatchStream, reverse_clip
 from s3net.data.packing import (
     Buffers, FlowCode, Sources, find_sources, full_size, real_rows, synthetic_rows,
 )  # fmt: skip
@@ -407,6 +407,7 @@ class CachedStream(BatchStream):
         clips = [self.dataset.coded(i) for i in self.indices(step)[self.rows]]
         change, source = self.augment or Augment(flip=0), self._draws(step)
         draws = [change.draw(source) for _ in clips]
+        clips = [reverse_clip(c) if change.backwards(d) else c for c, d in zip(clips, draws)]
         batch = decode_clips(clips, [draw[0] < change.flip for draw in draws], self._buffers)
         if not change.colours:
             return batch, None

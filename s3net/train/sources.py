@@ -238,14 +238,14 @@ def synthetic_dataset(
 
 def stream(
     dataset: Sequence,  # of samples
-    cfg: Config,  # batch, seed, flip, jitter, cache_gib, bad_samples
+    cfg: Config,  # batch, seed, flip, reverse, jitter, cache_gib, bad_samples
     name: str,  # which side: "synthetic" or "real"; each has an order of its own
 ) -> BatchStream:
     "Shuffled, mirrored batches whose order depends on seed and step only; this process's rows"
     seed = generator(cfg.seed, "stream", name).initial_seed()
     if cfg.bad_samples and not isinstance(dataset, CachedClips):
         dataset = Readable(dataset, cfg.bad_samples)
-    augment = Augment(cfg.flip, cfg.jitter, cfg.jitter, cfg.jitter)
+    augment = Augment(cfg.flip, cfg.jitter, cfg.jitter, cfg.jitter, cfg.reverse)
     if isinstance(dataset, CachedClips):
         return CachedStream(dataset, cfg.batch, seed, augment=augment).dealt(ranks())
     held = dataset if isinstance(dataset, CachedPairs) else RamCache(dataset, cfg.cache_gib)
