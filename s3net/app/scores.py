@@ -37,6 +37,7 @@ from ..eval.truth import CONSTANT, truth_facts
 from ..train.models import DepthModel, load_model, load_net
 from ..train.record import Run
 from ..train.seen import warn_if_seen
+from ..train.sources import frame_range
 
 # %% ../../nbs/9_app/96_scores.ipynb #deece325
 @contextmanager
@@ -74,11 +75,12 @@ def score_run_motion(
     out: str | Path,  # folder for the poses, the drawing and the figures
     device: torch.device | str = "cpu",  # where to predict
     progress: Callable[[int, int], None] | None = None,  # called with (done, all)
+    part: range | None = None,  # frames of the sequence, None = all
 ) -> tuple[dict[str, list[MotionScore]], list[MotionPart]]:  # rows, and Pose part by part
     "Score Pose on a sequence and write OUT/09.txt, OUT/09.png and OUT/09.json"
     run, out = Run(Path(run)), Path(out)
     cfg, net = run.config, load_net(run, "pose", device)
-    clips = KittiOdometry(data, cfg.size, sequence)
+    clips = KittiOdometry(data, cfg.size, sequence, frames=part)
     known = clips.poses()
     frames = sorted(known)
     truth = np.stack([known[f] for f in frames])
@@ -116,13 +118,14 @@ def odometry(
     run: RunFolder,
     data: Annotated[Path, typer.Option(help="KITTI odometry: sequences/ and poses/")],
     sequence: Annotated[str, typer.Option(help="sequence with poses, 00 to 10")] = "09",
+    frames: Annotated[str, typer.Option(help="first:end such as 900:1018; default all")] = "",
     out: Annotated[Path | None, typer.Option(help="folder; default RUN/odometry")] = None,
     device: Device = "auto",
 ) -> None:
     "Score Pose on a sequence: snippet and full-path errors, poses in KITTI's form, a drawing."
-    place = out or run / "odometry"
+    place, part = out or run / "odometry", frame_range(frames, "--frames")
     with _aloud():
-        rows, parts = score_run_motion(run, data, sequence, place, _device(device))
+        rows, parts = score_run_motion(run, data, sequence, place, _device(device), part=part)
     typer.echo(motion_table(rows))
     typer.echo("snippet-3 from the net's own answers, the others from its chained path\n")
     typer.echo(parts_table(parts))
