@@ -91,7 +91,7 @@ def test_a_parent_with_a_folder_is_no_training():
 
 def test_a_training_that_was_stopped_is_left_out(tmp_path: Path):
     "It may not have seen every sample, so that its store still fills"
-    samples = looks(child=0.05, rounds=1)
+    samples = looks(child=0.05, rounds=2)
     folder = tmp_path / "phase1-s0"
     folder.mkdir()
     for sample in samples:
@@ -102,6 +102,17 @@ def test_a_training_that_was_stopped_is_left_out(tmp_path: Path):
     assert growing(samples) == ["t2net"]
     (folder / "ended.json").write_text('{"how": "finished"}')
     assert growing(samples) == ["phase1", "t2net", "all"]
+
+
+def test_a_training_that_the_end_of_the_watch_cut_off_is_left_out(tmp_path: Path):
+    samples = looks(child=0.05, rounds=1)
+    assert growing(samples) == [] and "1 × phase1, 1 × t2net" in str(judge(samples)[-1])
+    (tmp_path / "phase1-s0").mkdir()
+    (tmp_path / "phase1-s0" / "ended.json").write_text('{"how": "finished"}')
+    for sample in samples:
+        one = sample["processes"][1]
+        one["cmd"] = one["cmd"].replace("runs/round0", str(tmp_path))
+    assert growing(samples) == ["phase1"]  # it had just ended
 
 
 def test_names_and_lives():

@@ -11,9 +11,9 @@ at every ten seconds, each look is a line of JSON (`--write FILE` keeps them), a
   least 1 % in all, as a short watch cannot tell less from noise), no more files and threads;
 - a training fills its store of samples in its first pass over the data, which one that alternates
   between two sides may end after six tenths of its life. So only the last third is judged, and only
-  of those that lived long enough and reached their last step: a line through it rises by less than
-  the same, or than twice the scatter about it. Taken together, trainings must not rise by more than
-  chance explains;
+  of those that lived long enough and reached their last step, not of those that the end of the
+  watch cut off: a line through it rises by less than the same, or than twice the scatter about it.
+  Taken together, trainings must not rise by more than chance explains;
 - trainings of one kind (another seed, another round): later ones need no more at most than earlier
   ones, within 5 %; those that lived much shorter than the longest (stopped, or still young) are
   left out.
@@ -126,15 +126,14 @@ class Life:
     def trains(self) -> bool:
         return not self.watched and any("--out " in look["cmd"] for look in self.looks)
 
-    @property
-    def stopped(self) -> bool:
-        "Whether its run folder says that it ended before its last step"
+    def stopped(self, unknown: bool = False) -> bool:
+        "Whether its run folder says that it ended before its last step; `unknown` if it is gone"
         folder = re.search(r"--out (\S+)", self.looks[-1]["cmd"])
         try:
             said = json.loads((Path(folder.group(1)) / "ended.json").read_text()) if folder else {}
         except (OSError, json.JSONDecodeError):
-            return False  # nothing is known of it
-        return said.get("how", "finished") != "finished"
+            return unknown
+        return said["how"] != "finished" if "how" in said else unknown
 
     @property
     def hours(self) -> float:
@@ -282,7 +281,8 @@ def judge(samples: list[dict], least: float = 4) -> list[Verdict]:
     rest = [life for life in all_lives if life.trains]
     parents = [life for life in all_lives if not life.trains and len(life.looks) >= FEWEST]
     long = [one for one in rest if 60 * one.hours >= least and len(one.looks) >= 3 * FEWEST]
-    long = [one for one in long if not one.stopped]
+    end = samples[-1]["time"]  # who lives then was cut off, unless its folder says otherwise
+    long = [one for one in long if not one.stopped(one.looks[-1]["time"] == end)]
     verdicts = [judge_parent(parent) for parent in parents]
     for kind in dict.fromkeys(life.kind for life in rest if len(life.looks) >= FEWEST):
         found = [one for one in rest if one.kind == kind and len(one.looks) >= FEWEST]
