@@ -350,9 +350,10 @@ class SyntheticClips:
         full_size: tuple[int, int],  # (height, width) of its files
     ) -> Window:  # of the part that a pair shows
         "What `axis_window` keeps, or everything"
+        if not self.principal_y:
+            return 0, 0, *full_size
         K = self.texts[key[:2]].camera_matrix(key[2], full_size)
-        whole = (0, 0, *full_size)
-        return axis_window(K, full_size, self.principal_y) if self.principal_y else whole
+        return axis_window(K, full_size, self.principal_y)
 
     def __getitem__(self, index: int) -> SyntheticPair:
         "One pair, read from its files"
