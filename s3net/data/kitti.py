@@ -61,8 +61,7 @@ class Video:
         full_size: tuple[int, int],  # (height, width) of a picture
     ) -> Window:  # of the part that a clip shows
         "What `axis_window` keeps, or everything"
-        whole = (0, 0, *full_size)
-        return axis_window(self.K, full_size, self.principal_y) if self.principal_y else whole
+        return axis_window(self.K, full_size, self.principal_y)
 
     def camera(
         self,

@@ -25,7 +25,7 @@ from ..base.core import InputError, atomic_path, write_json
 from .kitti_files import write_calib
 from .samples import read_image, write_image
 from s3net.geometry.camera import (
-    camera_from_fov, camera_matrix, check_camera, crop_camera, resize_camera,
+    Window, camera_from_fov, camera_matrix, check_camera, window_camera,
 )  # fmt: skip
 from ..geometry.image import resize_image
 
@@ -263,10 +263,8 @@ def own_camera(
     return check_camera(camera_matrix(fx, fx if fy is None else fy, cx, cy), size, "the given K")
 
 # %% ../../nbs/3_data/324_video.ipynb #4af77f8c
-def _window(
-    full: tuple[int, int], size: tuple[int, int] | None, crop: bool
-) -> tuple[int, int, int, int]:
-    "top, left, height, width of the part of a picture that is kept"
+def _window(full: tuple[int, int], size: tuple[int, int] | None, crop: bool) -> Window:
+    "The part of a picture that is kept"
     height, width = full
     if size is None or not crop:
         return 0, 0, height, width
@@ -282,8 +280,7 @@ def fit_camera(
     crop: bool = False,  # cut the picture to the shape of `size` first, around its middle
 ) -> Tensor:  # (3,3) pixels of the fitted picture
     "K after the same cutting and resizing as `fit_picture`"
-    top, left, height, width = _window(full, size, crop)
-    return resize_camera(crop_camera(K, top, left), (height, width), size or full)
+    return window_camera(K, _window(full, size, crop), size or full)
 
 
 def fit_picture(

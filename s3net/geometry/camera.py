@@ -161,9 +161,11 @@ Window = tuple[int, int, int, int]  # top, left, height, width of a part of a pi
 def axis_window(
     K: Tensor,  # (3,3) pixels of the whole picture
     size: tuple[int, int],  # (height, width) of the whole picture
-    principal_y: float,  # wanted: height of the principal point, share of the picture, 0..1
+    principal_y: float,  # wanted: height of the principal point, share of the picture; 0 = as it is
 ) -> Window:  # the largest window of that shape which has it there, to half a pixel
     "Where to cut so that the principal point of K lies at `principal_y` of the height"
+    if not principal_y:
+        return 0, 0, *size
     (height, width), across, down = size, (K[0, 2] + 0.5).item(), (K[1, 2] + 0.5).item()
     above, below = down / principal_y, (height - down) / (1 - principal_y)
     rows = round(min(above, below, height))
