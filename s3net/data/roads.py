@@ -14,7 +14,8 @@ from numpy.random import Generator
 from .meshes import Mesh, faces
 
 # %% ../../nbs/3_data/312_roads.ipynb #9e647e2e
-KINDS = ("drive", "follow", "stop", "turn")
+KINDS = ("drive", "follow", "stop", "turn", "jam")
+_LANE = 3.5  # metres from the middle of a lane to that of the next
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,19 @@ class Road:
     heading: np.ndarray  # (N,) radians
     start: float  # s of the first point, metres
     width: float  # kerb to kerb, metres
+    lanes: int = 0  # that all go our way; 0 = a street with one lane each way
 
     @property
     def end(self) -> float:  # metres
         "s of the last point"
         return self.start + 0.5 * (len(self.points) - 1)
+
+    def lane(
+        self,
+        number: int,  # 0 = the rightmost of `lanes`
+    ) -> float:  # metres to the left of the axis
+        "Middle of one of the lanes that go our way"
+        return (number - (self.lanes - 1) / 2) * _LANE
 
     def at(
         self,
@@ -49,14 +58,17 @@ def make_road(
     kind: str = "drive",  # one of KINDS
     before: float = 60.0,  # metres before s = 0
 ) -> Road:  # starts at the origin, heading east
-    "A road of straights and arcs; straight for `follow`, sharp for `turn`"
+    "A road of straights and arcs; straight for `follow`, sharp for `turn`, wide for `jam`"
     count = int((length + before) * 2) + 1
     bend, place = np.zeros(count), int(before * 2) + 10
     while kind != "follow" and place < count:
         place += int(rng.uniform(10, 30 if kind == "turn" else 120))
-        radius = (
-            rng.uniform(11, 25) if kind == "turn" or rng.random() < 0.15 else rng.uniform(40, 250)
-        )
+        if kind == "jam":
+            radius = rng.uniform(150, 400)
+        elif kind == "turn" or rng.random() < 0.15:
+            radius = rng.uniform(11, 25)
+        else:
+            radius = rng.uniform(40, 250)
         turn = rng.uniform(0.6, 1.5) if radius < 30 else rng.uniform(0.1, 0.6)
         steps = int(2 * turn * radius)
         sign = rng.choice([-1, 1]) if abs(bend.sum() * 0.5) < 0.5 else -np.sign(bend.sum())
@@ -68,6 +80,9 @@ def make_road(
     middle = heading - bend * 0.25
     points = np.cumsum(0.5 * np.stack([np.cos(middle), np.sin(middle)], 1), 0)
     points -= points[int(before * 2)]
+    if kind == "jam":
+        lanes = int(rng.integers(2, 4))
+        return Road(points, heading, -before, _LANE * lanes + float(rng.uniform(0.6, 1.6)), lanes)
     return Road(points, heading, -before, float(rng.uniform(7.6, 10.4)))
 
 # %% ../../nbs/3_data/312_roads.ipynb #7e53d183

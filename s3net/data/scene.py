@@ -14,7 +14,7 @@ from numpy.random import Generator
 from ..base.core import InputError
 from .meshes import Mesh, pose
 from .roads import KINDS, Road, make_road
-from .roadside import any_car, build_street
+from .roadside import any_car, any_lorry, build_street
 
 # %% ../../nbs/3_data/314_scene.ipynb #42d1b734
 @dataclass(frozen=True)
@@ -63,6 +63,9 @@ def speed_profile(
     times: np.ndarray,  # (N,) seconds, evenly spaced
 ) -> np.ndarray:  # (N,) metres a second, 0..15
     "Speeds of the camera car: smooth changes; a stop for `stop`; constant for `follow`"
+    if kind == "jam":
+        wave = np.sin(times * rng.uniform(0.3, 0.8) + rng.uniform(0, 6.3))
+        return rng.uniform(0.3, 4) * (1 + 0.3 * wave)
     cruise = rng.uniform(5, 8.5) if kind == "turn" else rng.uniform(6, 14)
     if kind == "follow":
         return np.full(len(times), cruise)
@@ -93,6 +96,22 @@ def _traffic(
         trip = Trip(road, times, ego[0] + place - speed * (times - times[0]), other, False)
         movers.append(Mover(any_car(rng), trip))
         place += rng.uniform(12, 40)
+    return movers
+
+# %% ../../nbs/3_data/314_scene.ipynb #5c3d48ac
+def _queues(rng: Generator, road: Road, times: np.ndarray, ego: np.ndarray, own: int) -> list:
+    "Cars and lorries nose to tail in every lane, for 95 m ahead"
+    movers = []
+    for lane in range(road.lanes):
+        pace = 1.0 if lane == own else rng.uniform(0, 2)
+        place = rng.uniform(3.5, 14) if lane == own else rng.uniform(-22, -12)
+        heavy = rng.uniform(0, 0.3 if lane else 0.8)
+        while place < 95:
+            mesh = any_lorry(rng) if rng.random() < heavy else any_car(rng)
+            length = float(np.ptp(mesh.corners[..., 0]))
+            left = road.lane(lane) + rng.uniform(-0.2, 0.2)
+            movers.append(Mover(mesh, Trip(road, times, pace * ego + place + length / 2, left)))
+            place += length + 1.2 + rng.exponential(2.5)
     return movers
 
 # %% ../../nbs/3_data/314_scene.ipynb #3fa9fa03
@@ -155,7 +174,8 @@ def make_scene(
     places = np.cumsum(speed_profile(rng, kind, times)) * 0.05
     places = places - places[20]
     road = make_road(rng, float(places[-1]) + 170, kind)
-    lane = _lane(road, own=True)
+    own = int(rng.integers(road.lanes)) if road.lanes else None
+    lane = _lane(road, own=True) if own is None else road.lane(own)
     azimuth, climb = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.0)
     sun = np.array(
         [np.cos(azimuth) * np.cos(climb), np.sin(azimuth) * np.cos(climb), np.sin(climb)]
@@ -165,5 +185,8 @@ def make_scene(
         [calm * np.radians([0.25, 0.2, 0.3]), rng.uniform(2, 7, 3), rng.uniform(0, 6.3, 3)]
     )
     street = build_street(rng, road)
-    movers = _traffic(rng, road, kind, times, places, lane)
+    if own is None:
+        movers = _traffic(rng, road, kind, times, places, lane)
+    else:
+        movers = _queues(rng, road, times, places, own)
     return Scene(street, movers, Trip(road, times, places, lane), sway, sun)

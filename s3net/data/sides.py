@@ -35,6 +35,16 @@ class World:
     scenes: int = 96  # synthetic scenes
     frames: int = 5  # of each synthetic clip, 10 a second
     conditions: int = 1  # looks of each synthetic scene: one in turn, or the first and others
+    kinds: tuple = (
+        "drive",
+        "drive",
+        "turn",
+        "drive",
+        "follow",
+        "drive",
+        "drive",
+        "stop",
+    )  # in turn
     looks: tuple = ("clone", "overcast", "morning", "fog")  # of the synthetic side
     drives: int = 40  # real drives for training
     drive_frames: int = 12  # of each, 10 a second
@@ -56,14 +66,12 @@ WORLDS = {
     ),
     "kitti": World(
         size=(192, 640), scenes=400, frames=4, drives=0, val_drives=0, test_drives=0,
+        kinds=("drive", "jam", "turn", "drive", "follow", "drive", "jam", "stop", "drive"),
         looks=("harsh", "glare", "dull", "real"),
     ),
 }  # fmt: skip
 
 # %% ../../nbs/3_data/319_sides.ipynb #719cf013
-_KIND_CYCLE = ("drive", "drive", "turn", "drive", "follow", "drive", "drive", "stop")
-
-
 SEEDS = {"synthetic": 1_000_000, "train": 2_000_000, "val": 3_000_000, "test": 4_000_000}
 
 
@@ -88,12 +96,15 @@ def world_jobs(
     seed: int,  # of the world
 ) -> list:  # of Job, each with a seed of its own
     "All clips and drives of a world"
-    jobs, (first, *extra) = [], world.looks
+    jobs, kinds, (first, *extra) = [], world.kinds, world.looks
+    moving = [kind for kind in kinds if kind != "stop"]
     for k in range(world.scenes):
         more = [extra[(k + j) % len(extra)] for j in range(world.conditions - 1)]
         looks = (first, *more) if more else (world.looks[k % len(world.looks)],)
         jobs.append(
-            Job("synthetic", f"Scene{k + 1:03d}", _KIND_CYCLE[k % 8], k, world.frames, 0.1, looks)
+            Job(
+                "synthetic", f"Scene{k + 1:03d}", kinds[k % len(kinds)], k, world.frames, 0.1, looks
+            )
         )
     plan = [
         ("train", 0, world.drives, world.drive_frames, 0.1),
@@ -102,7 +113,7 @@ def world_jobs(
     ]
     for part, first, count, frames, step in plan:
         for k in range(count):
-            kind = _KIND_CYCLE[k % 8] if part == "train" else _KIND_CYCLE[k % 7]
+            kind = kinds[k % len(kinds)] if part == "train" else moving[k % len(moving)]
             jobs.append(
                 Job(
                     part, f"{DATE}_drive_{first + k + 1:04d}_sync", kind, k, frames, step, ("real",)
