@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from .ablation import ablate
 from .compare import compare, compare_table
 from .data import data_app
-from .demo import demo_plan, run_demo
+from .demo import demo_plan, run_demo, with_words
 from .experiment import run_notebook
 from .own_data import doctor, video
 from .pack import run_app
@@ -193,6 +193,7 @@ def notebook(
 # %% ../../nbs/9_app/998_cli.ipynb #7562dd5f
 @app.command()
 def demo(
+    settings: Words = None,
     out: Out = Path("runs/demo"),
     full: Annotated[
         bool, typer.Option("--full", help="longer, with self-supervision alone and an oracle")
@@ -206,17 +207,20 @@ def demo(
     "The whole paper on the miniworld: render, train, evaluate, print, write a page."
     found = read_rates(rates) if rates else None
     plan = demo_plan(out, seed=seed, full=full, device=device, rates=found)
+    plan = with_words(plan, settings or [])
     typer.echo(run_demo(plan)["text"])
 
 
 @app.command()
 def search(
+    settings: Words = None,
     out: Out = Path("runs/search"),
     seed: Seed = 100,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     "Find the learning rate of every row of the demo on validation drives; writes search.json."
-    typer.echo(search_table(run_search(search_plan(out, seed=seed, device=device))))
+    plan = with_words(search_plan(out, seed=seed, device=device), settings or [])
+    typer.echo(search_table(run_search(plan)))
 
 
 @app.command()
@@ -253,13 +257,15 @@ def heldout(
 
 @app.command()
 def real(
+    settings: Words = None,
     out: Out = Path("runs/real"),
     seed: Seed = 0,
     size: Annotated[str, typer.Option(help="mini on a CPU, small on a GPU")] = "mini",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     "The same phases with real KITTI video, judged on laser scans of another drive."
-    typer.echo(run_real(real_plan(out, seed, size, device))["text"])
+    plan = with_words(real_plan(out, seed, size, device), settings or [])
+    typer.echo(run_real(plan)["text"])
 
 
 def main() -> None:

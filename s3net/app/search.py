@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .demo import ROWS, DemoPlan, demo_jobs, demo_plan, prepare_world
+from .demo import ROWS, DemoPlan, demo_jobs, demo_plan, prepare_world, settings_of
 from .jobs import Job, run_jobs
 from ..base.config import with_changes
 from ..base.core import InputError, read_json, write_json
@@ -60,7 +60,7 @@ def search_result(
     }
     best = {row: float(min(found, key=found.get)) for row, found in figures.items()}
     best["phase1"] = best["s3net"]  # its phase 2 stands on it
-    settings = {"updates": plan.depth_updates, "seed": plan.base.seed, "judge": "val.json"}
+    settings = {"updates": plan.depth_updates, "judge": "val.json"} | settings_of(plan.base)
     return {"rates": best, "abs_rel": figures, "settings": settings, "environment": environment()}
 
 

@@ -34,6 +34,12 @@ def _comparable(path: Path, settings: Mapping, first: Mapping) -> None:
             )
 
 
+def _settings(result: Mapping) -> dict:
+    "Config and factors on learning rates of one result"
+    rates = {f"rate of {row}": factor for row, factor in result.get("rates", {}).items()}
+    return result["config"] | rates
+
+
 def _row_figures(result: Mapping) -> dict[str, dict[str, float]]:
     "Row -> protocol -> AbsRel of one result"
     figures = {
@@ -61,7 +67,7 @@ def read_seeds(
                 "s3net real writes, name such a folder"
             )
         found.append(result)
-        _comparable(folder, result["config"], found[0]["config"])
+        _comparable(folder, _settings(result), _settings(found[0]))
     found.sort(key=lambda r: r["config"]["seed"])
     seeds = [r["config"]["seed"] for r in found]
     if len(set(seeds)) < len(seeds):
