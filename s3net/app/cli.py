@@ -72,7 +72,10 @@ def config(
 @app.command()
 def world(
     kind: Annotated[
-        str, typer.Argument(help="mini (192x64), small (416x128), or kitti (640x192, no video)")
+        str,
+        typer.Argument(
+            help="mini (192x64), small (416x128), kitti (no video) or jams (test drives)"
+        ),
     ] = "mini",
     out: Annotated[Path | None, typer.Option(help="folder to write; default data/<kind>")] = None,
     seed: Seed = 0,

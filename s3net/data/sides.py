@@ -69,6 +69,7 @@ WORLDS = {
         kinds=("drive", "jam", "turn", "drive", "follow", "drive", "jam", "stop", "drive"),
         looks=("harsh", "glare", "dull", "real"),
     ),
+    "jams": World(scenes=0, drives=0, val_drives=0, test_drives=24, kinds=("jam",)),
 }  # fmt: skip
 
 # %% ../../nbs/3_data/319_sides.ipynb #719cf013
