@@ -65,8 +65,8 @@ WORLDS = {
         size=(128, 416), scenes=300, conditions=2, drives=120, drive_frames=14, test_drives=64,
     ),
     "kitti": World(
-        size=(192, 640), scenes=400, frames=4, drives=0, val_drives=0, test_drives=0,
-        kinds=("drive", "jam", "turn", "drive", "follow", "drive", "jam", "stop", "drive"),
+        size=(192, 640), scenes=800, frames=3, drives=0, val_drives=0, test_drives=0,
+        kinds=("drive", "jam", "turn", "drive", "jam", "follow", "drive", "jam", "stop"),
         looks=("harsh", "glare", "dull", "real"),
     ),
     "jams": World(scenes=0, drives=0, val_drives=0, test_drives=24, kinds=("jam",)),
