@@ -12,7 +12,7 @@ from numpy.random import Generator
 from .meshes import Mesh, blob, box, faces, merge, pose
 from .roads import Plan, Road, ribbon
 from s3net.data.things import (
-    _LOADS,
+    LOADS,
     car,
     house,
     lamp_post,
@@ -71,7 +71,7 @@ def any_lorry(
 ) -> Mesh:
     "A delivery truck or, twice as often, a lorry with one of its loads"
     draw, paint, cargo = rng.integers(6), _pick(rng, _PAINTS), _pick(rng, _CARGO)
-    return truck(paint, cargo) if draw < 2 else lorry(_pick(rng, _LOADS), paint, cargo)
+    return truck(paint, cargo) if draw < 2 else lorry(_pick(rng, LOADS), paint, cargo)
 
 # %% ../../nbs/3_data/313_roadside.ipynb #a132bf0d
 class _Placer:
