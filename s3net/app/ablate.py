@@ -81,10 +81,7 @@ def ground(
         )
     place = Path(world).absolute() if world else data_dir() / WORLDS[name]
     base = preset(name, synthetic=str(place / "vkitti2"), real=str(place / "kitti_raw"))
-    for word in words:
-        if (key := word.partition("=")[0].strip()) in _OWN:
-            raise InputError(f"setting {key!r} is given by {_OWN[key]}; leave it out")
-    base = override(base, words)
+    base = override(base, words, _OWN)
     if base.evaluate_every and not base.evaluate_on:
         base = with_changes(base, {"evaluate_on": str(place / "val.json")})
     if base.threads == 0 and (base.device == "cpu" or not torch.cuda.is_available()):

@@ -124,10 +124,10 @@ def demo_plan(
     return DemoPlan(Path(out), world, base, full=full, rates=dict(rates or {}), **lengths)
 
 # %% ../../nbs/9_app/92_demo.ipynb #cbc63116
-_OWN = dict.fromkeys(("steps", "segmenter_run", "phase1_run"), "by the plan, training by training")
-_OWN |= dict.fromkeys(("translate", "semantics", "oracle"), "by each row, which it tells apart")
-_OWN |= dict.fromkeys(("synthetic", "real"), "by the world that is rendered")
-_OWN |= {"seed": "by --seed", "device": "by --device", "preset": "by the command"}
+_OWN = dict.fromkeys(("steps", "segmenter_run", "phase1_run"), "the plan, training by training")
+_OWN |= dict.fromkeys(("translate", "semantics", "oracle"), "each row, which it tells apart")
+_OWN |= dict.fromkeys(("synthetic", "real"), "the world that is rendered")
+_OWN |= {"seed": "--seed", "device": "--device", "preset": "the command"}
 
 
 def with_words(
@@ -135,10 +135,7 @@ def with_words(
     words: Sequence[str],  # key=value, as typed
 ) -> DemoPlan:  # the same with these settings in every row
     "Change settings that all rows share"
-    for word in words:
-        if (key := word.partition("=")[0].strip()) in _OWN:
-            raise InputError(f"setting {key!r} is given {_OWN[key]}; leave it out")
-    return replace(plan, base=override(plan.base, words))
+    return replace(plan, base=override(plan.base, words, _OWN))
 
 # %% ../../nbs/9_app/92_demo.ipynb #b6925db5
 PROTOCOL_NAMES = ("miniworld80", "miniworld80+median")

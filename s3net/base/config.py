@@ -12,7 +12,7 @@ import difflib
 import inspect
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .core import InputError
@@ -309,6 +309,7 @@ def with_changes(
 def override(
     cfg: Config,  # where to start
     words: Iterable[str],  # "key=value" as typed
+    given: Mapping[str, str] | None = None,  # settings that are decided elsewhere -> by what
 ) -> Config:
     "Apply `key=value` words of a command line"
     changes = {}
@@ -316,7 +317,9 @@ def override(
         name, equals, value = word.partition("=")
         if not equals:
             raise InputError(f"{word!r} is not a setting, expected key=value such as steps=500")
-        changes[name.strip()] = value.strip()
+        if (name := name.strip()) in (given or {}):
+            raise InputError(f"setting {name!r} is given by {given[name]}; leave it out")
+        changes[name] = value.strip()
     return with_changes(cfg, changes)
 
 # %% ../../nbs/0_base/01_config.ipynb #92d78688
