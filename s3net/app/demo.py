@@ -18,7 +18,7 @@ import torch
 from .jobs import Job, run_jobs
 from .page import demo_page, made_where
 from ..base.config import Config, override, preset, to_dict, with_changes
-from ..base.core import InputError, data_dir, write_json
+from ..base.core import data_dir, write_json
 from ..base.process import environment, peak_memory
 from ..data.miniworld import RealTruth, render_world
 from ..eval.depth import Result, constant_predictor, get_protocol
