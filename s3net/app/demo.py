@@ -80,8 +80,9 @@ def demo_jobs(
 
     first = S3NET | {"segmenter_run": str(folder["segmenter"])}
     second = S3NET | {"phase1_run": str(folder["phase1"])}
+    pretraining = {"evaluate_every": 0, "jitter": max(plan.base.jitter, 0.2)}
     jobs = [
-        job("segmenter", "segmenter", plan.segmenter_steps, evaluate_every=0),
+        job("segmenter", "segmenter", plan.segmenter_steps, **pretraining),
         job("phase1", "t2net", n, **T2NET),
         job("phase1", "phase1", plan.phase1_steps, ["segmenter"], **first),
         job("phase2", "s3net", plan.phase2_steps + plan.base.pose_steps, ["phase1"], **second),
@@ -106,9 +107,9 @@ def demo_plan(
     "The demo as `make demo` runs it"
     world = Path(world) if world else data_dir() / "mini"
     lengths = (
-        dict(segmenter_steps=400, phase1_steps=800, phase2_steps=1200)
+        dict(segmenter_steps=1200, phase1_steps=800, phase2_steps=1200)
         if full
-        else dict(segmenter_steps=200, phase1_steps=350, phase2_steps=650)
+        else dict(segmenter_steps=400, phase1_steps=350, phase2_steps=650)
     )
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     base = preset(

@@ -19,7 +19,7 @@ from ..train.record import environment
 
 # %% ../../nbs/9_app/97_search.ipynb #3c9d65a0
 FACTORS = (0.5, 1.0, 2.0)
-UPDATES = dict(segmenter_steps=150, phase1_steps=200, phase2_steps=400)
+UPDATES = dict(segmenter_steps=1200, phase1_steps=200, phase2_steps=400)
 
 
 def search_plan(
