@@ -39,6 +39,7 @@ def real_plan(
     seed: int = 0,  # of all trainings
     size: str = "mini",  # preset: mini on a CPU, small on a GPU
     device: str = "auto",  # auto, cpu or cuda
+    rates: Mapping[str, float] | None = None,  # row -> factor on lr_depth, as a search found it
 ) -> DemoPlan:
     "The trainings on real video as `make real` runs them"
     source = real_dir()
@@ -66,7 +67,8 @@ def real_plan(
     lengths = dict(segmenter_steps=300, phase1_steps=700, phase2_steps=1400)
     if size != "mini":
         lengths = dict(segmenter_steps=3000, phase1_steps=8000, phase2_steps=12000)
-    return DemoPlan(Path(out), world, with_changes(base, changes), **lengths)
+    base = with_changes(base, changes)
+    return DemoPlan(Path(out), world, base, rates=dict(rates or {}), **lengths)
 
 
 def real_jobs(
@@ -118,6 +120,7 @@ def run_real(
         "seconds": time.perf_counter() - started,
         "environment": environment(),
         "config": settings_of(plan.base),
+        "rates": dict(plan.rates),
     }
     write_json(plan.out / "result.json", result)
     lines = [Row(name, r[p]) for p in range(len(protocols)) for name, r in rows.items()]
