@@ -209,8 +209,7 @@ def demo(
     rates: Rates = None,
 ) -> None:
     "The whole paper on the miniworld: render, train, evaluate, print, write a page."
-    found = read_rates(rates) if rates else None
-    plan = demo_plan(out, seed=seed, full=full, device=device, rates=found)
+    plan = demo_plan(out, seed=seed, full=full, device=device, rates=read_rates(rates))
     plan = with_words(plan, settings or [])
     typer.echo(run_demo(plan)["text"])
 
@@ -269,8 +268,7 @@ def real(
     rates: Rates = None,
 ) -> None:
     "The same phases with real KITTI video, judged on laser scans of another drive."
-    found = read_rates(rates) if rates else None
-    plan = with_words(real_plan(out, seed, size, device, found), settings or [])
+    plan = with_words(real_plan(out, seed, size, device, read_rates(rates)), settings or [])
     typer.echo(run_real(plan)["text"])
 
 

@@ -78,9 +78,11 @@ def run_search(
 
 
 def read_rates(
-    path: str | Path,  # search.json
-) -> Mapping[str, float]:  # row -> factor
+    path: str | Path | None,  # search.json; None = no search was made
+) -> Mapping[str, float]:  # row -> factor; rows that are not named keep the preset's rate
     "The best factor of each row, from an earlier search"
+    if path is None:
+        return {}
     found = read_json(path)
     rates = found.get("rates") if isinstance(found, dict) else None
     if not isinstance(rates, dict) or set(rates) != set(ROWS):
