@@ -27,7 +27,7 @@ from .scores import predict_paths
 from ..base.config import PRESETS, Config, describe, override, preset
 from ..base.core import InputError, data_dir, explain
 from ..base.ranks import ranks
-from ..base.signals import Interrupted, spare_notices
+from ..base.signals import Interrupted, say, spare_notices
 from ..base.together import launched, together
 from ..data.layouts import render_layouts
 from ..data.miniworld import render_world
@@ -38,6 +38,7 @@ from ..eval.heldout import held_out_error
 from ..eval.runs import evaluate_model, evaluate_run, evaluation_hooks, read_frames
 from ..eval.tables import Row, table
 from ..train.models import load_model
+from ..train.loop import imitated
 from ..train.record import Run
 from ..train.again import run_again
 
@@ -126,6 +127,8 @@ def train(
         return [] if kind == "segmenter" else evaluation_hooks(cfg, out)
 
     with together():
+        if ranks().first and (slow := imitated(cfg)):
+            say(slow)
         try:
             made = run_again(kind, cfg, out, resume, anyway, hooks)
         except Interrupted as ended:

@@ -107,9 +107,9 @@ def demo_plan(
     "The demo as `make demo` runs it"
     world = Path(world) if world else data_dir() / "mini"
     lengths = (
-        dict(segmenter_steps=1200, phase1_steps=800, phase2_steps=1200)
+        dict(segmenter_steps=2400, phase1_steps=1600, phase2_steps=2400)
         if full
-        else dict(segmenter_steps=400, phase1_steps=350, phase2_steps=650)
+        else dict(segmenter_steps=800, phase1_steps=700, phase2_steps=1300)
     )
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     base = preset(
@@ -119,9 +119,10 @@ def demo_plan(
         seed=seed,
         device=device,
     )
-    base = with_changes(base, {"threads": 1 if on_cpu else 0})
+    own = dict(batch=4, pose_steps=400, mask_sizes=3, threads=1 if on_cpu else 0)
     if full:
-        base = with_changes(base, {"evaluate_every": 100, "evaluate_on": str(world / "test.json")})
+        own |= dict(evaluate_every=200, evaluate_on=str(world / "test.json"))
+    base = with_changes(base, own)
     return DemoPlan(Path(out), world, base, full=full, rates=dict(rates or {}), **lengths)
 
 # %% ../../nbs/9_app/92_demo.ipynb #cbc63116

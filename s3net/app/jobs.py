@@ -24,6 +24,8 @@ from ..base.config import Config, differences, preset
 from ..base.core import InputError, read_json
 from ..base.process import starter_waits
 from ..base.records import parse_record
+from ..base.signals import say
+from ..train.loop import imitated
 from ..train.record import Run
 
 # %% ../../nbs/9_app/90_jobs.ipynb #5ae06b78
@@ -302,6 +304,8 @@ def run_jobs(
     start: Callable[[Job], Runner] | None = None,  # who runs a job; None = a process here
 ) -> dict[Path, str]:  # run folder -> why it failed; empty unless tolerant
     "Run all jobs, each after those it needs; finished ones are skipped"
+    for sentence in {imitated(job.cfg) for job in jobs} - {""}:
+        say(sentence)
     queue = _Queue(list(jobs), start or (lambda job: begin(job, 3 if tolerant else 1)))
     bar, room = _Bar(jobs, queue, title), parallel if callable(parallel) else lambda: parallel
     try:

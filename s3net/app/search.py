@@ -19,7 +19,7 @@ from ..train.record import environment
 
 # %% ../../nbs/9_app/97_search.ipynb #3c9d65a0
 FACTORS = (0.5, 1.0, 2.0)
-UPDATES = dict(segmenter_steps=1200, phase1_steps=200, phase2_steps=400)
+UPDATES = dict(segmenter_steps=2400, phase1_steps=400, phase2_steps=800)
 
 
 def search_plan(
@@ -30,7 +30,7 @@ def search_plan(
 ) -> DemoPlan:
     "The long demo, shorter, judged on validation drives"
     plan = demo_plan(out, world, seed, full=True, device=device)
-    judged = {"evaluate_on": str(plan.world / "val.json"), "evaluate_every": 50}
+    judged = {"evaluate_on": str(plan.world / "val.json"), "evaluate_every": 100}
     return replace(plan, base=with_changes(plan.base, judged), **UPDATES)
 
 

@@ -92,6 +92,7 @@ class LossConfig:
     self_ratio: int = 1  # self-supervised steps for each supervised one when alternating (A22)
     pose_steps: int = 0  # first steps of phase 2, in which Pose alone learns, by Eq. 9 (A13)
     pose_sizes: int = 1  # picture sizes compared in Eq. 9, each half the last (SfMLearner: 4)
+    mask_sizes: int = 1  # picture sizes compared in Eq. 10, each half the last; ours
 
 # %% ../../nbs/0_base/01_config.ipynb #8de3bc2d
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ _CHOICES = {
     "reduce": ("min", "mean"),
     "photometric_scales": (1, 2, 3, 4),
     "pose_sizes": (1, 2, 3, 4),
+    "mask_sizes": (1, 2, 3, 4),
     "schedule": ("alternating", "weighted"),
     "precision": ("no", "bf16"),
     "device": ("auto", "cpu", "cuda"),

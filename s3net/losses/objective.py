@@ -263,13 +263,17 @@ def _views(
     return parts
 
 
-def _smaller(clip: Clip, halvings: int) -> Clip:
-    "The clip at a half, a quarter, ... of its size, with the target's finest depth alone"
+def _smaller(clip: Clip, halvings: int, others: bool) -> Clip:
+    "The clip at a half, a quarter, ... of its size, with the finest depths alone"
     full = tuple(clip.target.shape[-2:])
     size = full[0] >> halvings, full[1] >> halvings
     target, *sources = (resize_image(x, size) for x in (clip.target, *clip.sources))
-    codes, K = [resize_map(clip.coded_tgt[0], size)], resize_camera(clip.K, full, size)
-    return Clip(target, sources, codes, None, clip.T_src_tgt, K)
+    codes, *codes_src = (
+        [resize_map(coded[0], size)]
+        for coded in (clip.coded_tgt, *(clip.coded_src if others else ()))
+    )
+    K = resize_camera(clip.K, full, size)
+    return Clip(target, sources, codes, codes_src or None, clip.T_src_tgt, K)
 
 
 def self_supervision(
@@ -281,8 +285,9 @@ def self_supervision(
     valid_only: bool = False,  # leave out pixels that land outside their source
     max_depth: float = 80.0,  # metres at code +1
     sizes: int = 1,  # of pictures in Eq. 9: the full one, its half, quarter, eighth
+    mask_sizes: int = 1,  # of pictures in Eq. 10, likewise
 ) -> SelfSupervision:
-    "Eq. 9 and Eq. 10, averaged over scales; both share one set of warps"
+    "Eq. 9 and Eq. 10, averaged over scales and sizes; both share one set of warps"
     both = mask and clip.coded_src is not None
     used = range(min(scales, len(clip.coded_tgt)))
     still = identity_errors(clip.target, clip.sources) if mask else None
@@ -294,9 +299,18 @@ def self_supervision(
         found = bidirectional_loss(forward, backward, still, reduce, valid_only) if mask else None
         masks += [found.loss] if mask else []
         maps = maps or _pictures(depth[0], forward, found, still)
-    for small in (_smaller(clip, n) for n in range(1, sizes if pose else 1)):
-        ((forward, _),) = _views(small, [_depths(small, 0, False, max_depth)], False)
-        poses.append(view_synthesis_loss(forward, valid_only=valid_only))
+    for n in range(1, max(sizes * pose, mask_sizes * mask)):
+        for_mask = mask and n < mask_sizes
+        two_ways = both and for_mask
+        small = _smaller(clip, n, two_ways)
+        depth = _depths(small, 0, two_ways, max_depth)
+        ((forward, backward),) = _views(small, [depth], two_ways)
+        if pose and n < sizes:
+            poses.append(view_synthesis_loss(forward, valid_only=valid_only))
+        if for_mask:
+            still = identity_errors(small.target, small.sources)
+            found = bidirectional_loss(forward, backward, still, reduce, valid_only)
+            masks.append(found.loss)
     return SelfSupervision(_mean(poses), _mean(masks), maps)
 
 # %% ../../nbs/5_losses/57_objective.ipynb #58b175f8
@@ -319,6 +333,7 @@ def phase2_objective(
     valid_only: bool = False,  # leave out pixels that land outside their source
     max_depth: float = 80.0,  # metres at code +1
     sizes: int = 1,  # of pictures in Eq. 9, each half the last
+    mask_sizes: int = 1,  # of pictures in Eq. 10, likewise
 ) -> Report:
     "Eq. 11; the supervised and the self-supervised step of A22 are two choices of weights"
     check_weights(weights, PHASE2_TERMS)
@@ -328,9 +343,9 @@ def phase2_objective(
     if any(w[name] for name in ("pose", "mask", "smooth", "scale")):
         clip = _now(clip)
     if w["pose"] or w["mask"]:
-        found = self_supervision(
-            clip, bool(w["pose"]), bool(w["mask"]), scales, reduce, valid_only, max_depth, sizes
-        )
+        asked = bool(w["pose"]), bool(w["mask"])
+        how = scales, reduce, valid_only, max_depth, sizes, mask_sizes
+        found = self_supervision(clip, *asked, *how)
         maps = found.maps
         terms |= {"pose": (w["pose"], lambda: found.pose), "mask": (w["mask"], lambda: found.mask)}
     terms["smooth"] = (w["smooth"], lambda: edge_aware_smoothness(clip.coded_tgt, clip.target))

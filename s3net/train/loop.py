@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Hook', 'Update', 'Phase', 'Event', 'NonFiniteLoss', 'guard', 'refuse_terms', 'Shares', 'weights_of', 'Doubt',
-           'explained', 'bad_gradient', 'doubt', 'apply', 'Attempts', 'train', 'make_accelerator']
+           'explained', 'bad_gradient', 'doubt', 'apply', 'Attempts', 'train', 'make_accelerator', 'imitated']
 
 # %% ../../nbs/6_train/61_loop.ipynb #52d95a1e
 import math
@@ -388,3 +388,17 @@ def _check_ranks(cfg: Config, who: Ranks, accelerator: Accelerator) -> None:
             "setting sync_batchnorm is True but the processes run on CPUs, for which torch has no "
             "SyncBatchNorm; set sync_batchnorm=false"
         )
+
+# %% ../../nbs/6_train/61_loop.ipynb #e76751e3
+def imitated(
+    cfg: Config,  # device and precision
+    native: bool | None = None,  # whether the CPU computes with bf16; None = as torch finds
+) -> str:  # a sentence, or nothing
+    "What is wrong with bf16 on this machine: a CPU that has to imitate it"
+    gpu = cfg.device != "cpu" and torch.cuda.is_available()
+    if cfg.precision == "no" or gpu:
+        return ""
+    if native is None:
+        native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    slow = "setting precision is bf16, which this CPU imitates, several times slower than float32"
+    return "" if native else f"{slow}; set precision=no"

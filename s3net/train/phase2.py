@@ -155,6 +155,7 @@ def report_of(
         reduce=cfg.reduce,
         max_depth=cfg.max_depth,
         sizes=cfg.pose_sizes,
+        mask_sizes=cfg.mask_sizes,
     )
     if clip is not None:
         measure = _measures(clip, report.maps, cfg)
