@@ -109,7 +109,7 @@ def demo_plan(
     lengths = (
         dict(segmenter_steps=2400, phase1_steps=1600, phase2_steps=2400)
         if full
-        else dict(segmenter_steps=800, phase1_steps=700, phase2_steps=1300)
+        else dict(segmenter_steps=700, phase1_steps=600, phase2_steps=1200)
     )
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     base = preset(
