@@ -109,7 +109,7 @@ def demo_plan(
     lengths = (
         dict(segmenter_steps=2400, phase1_steps=1600, phase2_steps=2400)
         if full
-        else dict(segmenter_steps=700, phase1_steps=600, phase2_steps=1200)
+        else dict(segmenter_steps=400, phase1_steps=350, phase2_steps=650)
     )
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     base = preset(
@@ -119,8 +119,9 @@ def demo_plan(
         seed=seed,
         device=device,
     )
-    own = dict(batch=4, pose_steps=400, mask_sizes=3, threads=1 if on_cpu else 0)
+    own = dict(threads=1 if on_cpu else 0)
     if full:
+        own |= dict(batch=4, pose_steps=400, mask_sizes=3)
         own |= dict(evaluate_every=200, evaluate_on=str(world / "test.json"))
     base = with_changes(base, own)
     return DemoPlan(Path(out), world, base, full=full, rates=dict(rates or {}), **lengths)
