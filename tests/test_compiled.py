@@ -38,7 +38,10 @@ def test_a_compiled_training_loses_the_same(
     monkeypatch.setattr(runs, "compiled", partial(compiled, backend="aot_eager"))
     run_phase2(alone(), tmp_path / "plain")
     run_phase2(alone(compile="on"), tmp_path / "quick")
-    assert said(tmp_path / "quick") == pytest.approx(said(tmp_path / "plain"), rel=1e-4)
+    first, *later = zip(said(tmp_path / "quick"), said(tmp_path / "plain"), strict=True)
+    assert first[0] == pytest.approx(first[1], rel=1e-5)  # the same weights
+    # Adam's first steps have one length: rounding turns those whose gradient is nearly 0
+    assert all(one == pytest.approx(other, rel=2e-3) for one, other in later)
     plain, quick = (checkpoints(tmp_path / n / "checkpoints")[-1] for n in ("plain", "quick"))
     assert sorted(p.name for p in plain.iterdir()) == sorted(p.name for p in quick.iterdir())
     for net in ("depth", "pose"):
