@@ -20,6 +20,7 @@ from s3net.nets.blocks import (
     MultiDilationBlock,
     OutBlock,
     SharedPReLU,
+    StridedShortcut,
     UpBlock,
     check_image,
     join_semantics,
@@ -234,7 +235,7 @@ class Bottleneck(nn.Module):
         self.bn3.init_gain = 0.2
         self.downsample = None
         if stride != 1 or inputs != 4 * planes:
-            skip = nn.Conv2d(inputs, 4 * planes, 1, stride, bias=False)
+            skip = StridedShortcut(inputs, 4 * planes, stride)
             self.downsample = nn.Sequential(skip, nn.BatchNorm2d(4 * planes))
 
     def forward(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import check_image, join_semantics, load_weights
+from .blocks import StridedShortcut, check_image, join_semantics, load_weights
 from .depth import DepthPrediction, SkipDecoder
 from .dispnet import DisparityOut
 
@@ -44,7 +44,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample = None
         if stride != 1 or inputs != planes:
-            skip = nn.Conv2d(inputs, planes, 1, stride, bias=False)
+            skip = StridedShortcut(inputs, planes, stride)
             self.downsample = nn.Sequential(skip, nn.BatchNorm2d(planes))
 
     def forward(
