@@ -36,12 +36,13 @@ def test_a_compiled_training_loses_the_same(
 ) -> None:
     "Without writing code, which takes longest: aot_eager does everything else"
     monkeypatch.setattr(runs, "compiled", partial(compiled, backend="aot_eager"))
-    run_phase2(alone(), tmp_path / "plain")
-    run_phase2(alone(compile="on"), tmp_path / "quick")
-    first, *later = zip(said(tmp_path / "quick"), said(tmp_path / "plain"), strict=True)
-    assert first[0] == pytest.approx(first[1], rel=1e-5)  # the same weights
     # Adam's first steps have one length: rounding turns those whose gradient is nearly 0
-    assert all(one == pytest.approx(other, rel=2e-3) for one, other in later)
+    short = dict(lr_depth=1e-4, lr_pose=3e-5)
+    run_phase2(alone(**short), tmp_path / "plain")
+    run_phase2(alone(compile="on", **short), tmp_path / "quick")
+    one, other = (said(tmp_path / name) for name in ("quick", "plain"))
+    assert one == pytest.approx(other, rel=1e-4)
+    assert one[0] == pytest.approx(other[0], rel=1e-5)  # the same weights
     plain, quick = (checkpoints(tmp_path / n / "checkpoints")[-1] for n in ("plain", "quick"))
     assert sorted(p.name for p in plain.iterdir()) == sorted(p.name for p in quick.iterdir())
     for net in ("depth", "pose"):

@@ -343,9 +343,17 @@ def phase2_objective(
     if any(w[name] for name in ("pose", "mask", "smooth", "scale")):
         clip = _now(clip)
     if w["pose"] or w["mask"]:
-        asked = bool(w["pose"]), bool(w["mask"])
-        how = scales, reduce, valid_only, max_depth, sizes, mask_sizes
-        found = self_supervision(clip, *asked, *how)
+        found = self_supervision(
+            clip,
+            pose=bool(w["pose"]),
+            mask=bool(w["mask"]),
+            scales=scales,
+            reduce=reduce,
+            valid_only=valid_only,
+            max_depth=max_depth,
+            sizes=sizes,
+            mask_sizes=mask_sizes,
+        )
         maps = found.maps
         terms |= {"pose": (w["pose"], lambda: found.pose), "mask": (w["mask"], lambda: found.mask)}
     terms["smooth"] = (w["smooth"], lambda: edge_aware_smoothness(clip.coded_tgt, clip.target))
