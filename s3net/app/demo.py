@@ -68,10 +68,13 @@ ALONE = dict(alpha_task2=0.0, alpha_smooth2=1e-3, lr_pose=1e-3)
 # %% ../../nbs/9_app/92_demo.ipynb #92691285
 def demo_jobs(
     plan: DemoPlan,  # lengths and settings
+    segmenter: Path
+    | None = None,  # run folder of S_seg, which trainings may share; None = the plan's own
 ) -> list[Job]:  # one a training
     "The trainings of a demo"
     out, n = plan.out, plan.depth_updates
     folder = {name: out / name for name in ("segmenter", *ROWS)}
+    folder["segmenter"] = segmenter or folder["segmenter"]
 
     def job(kind: str, name: str, steps: int, needs: Sequence[str] = (), **changes: object) -> Job:
         rate = plan.base.lr_depth * plan.rates.get(name, 1.0)
@@ -98,14 +101,14 @@ def demo_jobs(
 # %% ../../nbs/9_app/92_demo.ipynb #cb104fa8
 def demo_plan(
     out: str | Path,  # folder of all runs
-    world: str | Path | None = None,  # rendered world; None = data/mini
+    world: str | Path | None = None,  # rendered world; None = data/mini, or data/full
     seed: int = 0,  # of all trainings
     full: bool = False,  # longer, with self-supervision alone and the oracle
     device: str = "auto",  # auto, cpu or cuda
     rates: Mapping[str, float] | None = None,  # row -> factor on lr_depth, as a search found it
 ) -> DemoPlan:
     "The demo as `make demo` runs it"
-    world = Path(world) if world else data_dir() / "mini"
+    world = Path(world) if world else data_dir() / ("full" if full else "mini")
     lengths = (
         dict(segmenter_steps=2400, phase1_steps=1600, phase2_steps=2400)
         if full
@@ -176,7 +179,8 @@ def prepare_world(
 ) -> None:
     "Render the world if it is not there"
     if not (plan.world / "test.json").is_file():
-        render_world(plan.world, "mini", seed=seed, workers=min(2, os.cpu_count() or 1))
+        kind = "full" if plan.full else "mini"
+        render_world(plan.world, kind, seed=seed, workers=min(2, os.cpu_count() or 1))
 
 # %% ../../nbs/9_app/92_demo.ipynb #d88d32bd
 def settings_of(

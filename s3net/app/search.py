@@ -24,7 +24,7 @@ UPDATES = dict(segmenter_steps=2400, phase1_steps=400, phase2_steps=800)
 
 def search_plan(
     out: str | Path,  # folder of all runs
-    world: str | Path | None = None,  # rendered world; None = data/mini
+    world: str | Path | None = None,  # rendered world; None = data/full
     seed: int = 100,  # of all trainings; not one of those that are compared later
     device: str = "auto",  # auto, cpu or cuda
 ) -> DemoPlan:
@@ -39,11 +39,11 @@ def search_jobs(
     factors: Sequence[float] = FACTORS,  # on lr_depth
 ) -> list[Job]:  # one a training
     "The trainings of a search: every row with every factor"
-    found = []
+    found, segmenter = {}, plan.out / "segmenter"
     for factor in factors:
-        rates = dict.fromkeys(ROWS, factor)
-        found += demo_jobs(replace(plan, out=plan.out / f"x{factor:g}", rates=rates))
-    return found
+        scaled = replace(plan, out=plan.out / f"x{factor:g}", rates=dict.fromkeys(ROWS, factor))
+        found |= {job.path: job for job in demo_jobs(scaled, segmenter)}
+    return list(found.values())
 
 # %% ../../nbs/9_app/97_search.ipynb #76f454b7
 def search_result(

@@ -61,6 +61,7 @@ WORLDS = {
         held_frames=6, camera="synthetic",
     ),
     "mini": World(),
+    "full": World(scenes=400, frames=3),
     "small": World(
         size=(128, 416), scenes=300, conditions=2, drives=120, drive_frames=14, test_drives=64,
     ),
