@@ -68,8 +68,7 @@ ALONE = dict(alpha_task2=0.0, alpha_smooth2=1e-3, lr_pose=1e-3)
 # %% ../../nbs/9_app/92_demo.ipynb #92691285
 def demo_jobs(
     plan: DemoPlan,  # lengths and settings
-    segmenter: Path
-    | None = None,  # run folder of S_seg, which trainings may share; None = the plan's own
+    segmenter: Path | None = None,  # run of S_seg, where plans share one; None = its own
 ) -> list[Job]:  # one a training
     "The trainings of a demo"
     out, n = plan.out, plan.depth_updates
