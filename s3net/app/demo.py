@@ -18,7 +18,7 @@ import torch
 from .jobs import Job, run_jobs
 from .page import demo_page, made_where
 from ..base.config import Config, override, preset, to_dict, with_changes
-from ..base.core import data_dir, write_json
+from ..base.core import data_dir, read_json, write_json
 from ..base.process import environment, peak_memory
 from ..data.miniworld import RealTruth, render_world
 from ..eval.depth import Result, constant_predictor, get_protocol
@@ -185,9 +185,11 @@ def prepare_world(
 def settings_of(
     cfg: Config,  # of a plan
 ) -> dict:  # name -> value
-    "Settings of a result that travels: without the folders of the machine that made it"
+    "Settings of a result that travels: its miniworld by name, no folders of the machine"
     folders = ("synthetic", "real", "cache", "evaluate_on")
-    return {name: value for name, value in to_dict(cfg).items() if name not in folders}
+    found = {name: value for name, value in to_dict(cfg).items() if name not in folders}
+    stamp = Path(cfg.synthetic).parent / "world.json"
+    return found | ({"world": read_json(stamp)["preset"]} if stamp.is_file() else {})
 
 
 def demo_result(

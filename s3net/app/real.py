@@ -119,6 +119,7 @@ def run_real(
         "protocols": [get_protocol(p).describe() for p in protocols],
         "seconds": time.perf_counter() - started,
         "environment": environment(),
+        "depth_updates": plan.depth_updates,
         "config": settings_of(plan.base),
         "rates": dict(plan.rates),
     }

@@ -35,9 +35,9 @@ def _comparable(path: Path, settings: Mapping, first: Mapping) -> None:
 
 
 def _settings(result: Mapping) -> dict:
-    "Config and factors on learning rates of one result"
+    "Config, length and factors on learning rates of one result"
     rates = {f"rate of {row}": factor for row, factor in result.get("rates", {}).items()}
-    return result["config"] | rates
+    return result["config"] | rates | {"depth_updates": result.get("depth_updates")}
 
 
 def _row_figures(result: Mapping) -> dict[str, dict[str, float]]:
