@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'S3NET', 'T2NET', 'ALONE', 'PROTOCOL_NAMES', 'DemoPlan', 'demo_jobs', 'demo_plan', 'with_words', 'most_memory',
-           'evaluate_demo', 'prepare_world', 'settings_of', 'demo_result', 'run_demo', 'summary', 'write_page']
+           'training_minutes', 'evaluate_demo', 'prepare_world', 'settings_of', 'demo_result', 'run_demo', 'summary',
+           'write_page']
 
 # %% ../../nbs/9_app/92_demo.ipynb #0a5e6550
 import os
@@ -156,6 +157,18 @@ def most_memory(
     return (peak_memory() + sum(largest)) / 1e9 if all(largest) else None
 
 
+def training_minutes(
+    runs: Sequence[Path],  # run folders
+) -> dict[str, float]:  # run -> minutes
+    "How long trainings ran, pauses and restarts left out: mean recorded step times their number"
+    told = {path.name: read_metrics(path) for path in runs}
+    return {
+        name: sum(r["seconds"] for r in rows) / len(rows) * rows[-1]["step"] / 60
+        for name, rows in told.items()
+        if rows
+    }
+
+
 def evaluate_demo(
     plan: DemoPlan,  # whose runs are finished
 ) -> dict[str, list[Result]]:  # row name -> one result for each protocol
@@ -207,6 +220,7 @@ def demo_result(
         "ratio_to_no_translation": ours / plain,
         "depth_updates": plan.depth_updates,
         "seconds": seconds,
+        "training_minutes": training_minutes([job.path for job in demo_jobs(plan)]),
         "memory_gb": memory,
         "environment": environment(),
         "config": settings_of(plan.base),
@@ -252,7 +266,8 @@ def summary(
     return (
         f"S³Net / no translation {result['ratio_to_no_translation']:.2f}; "
         f"{result['depth_updates']} depth-net updates a row, "
-        f"{result['seconds']['all'] / 60:.1f} min{memory}"
+        f"{result['seconds']['all'] / 60:.1f} min (trainings added up: "
+        f"{sum(result['training_minutes'].values()):.1f}){memory}"
     )
 
 # %% ../../nbs/9_app/92_demo.ipynb #0b0d1ca3
