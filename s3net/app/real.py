@@ -62,10 +62,13 @@ def real_plan(
         pose_steps=400,
         pose_sizes=4,
         pose_rotation=0.1,
+        mask_sizes=3,
         threads=1 if on_cpu else 0,
     )
-    lengths = dict(segmenter_steps=300, phase1_steps=700, phase2_steps=1400)
-    if size != "mini":
+    if size == "mini":
+        changes |= dict(batch=4)
+        lengths = dict(segmenter_steps=800, phase1_steps=1400, phase2_steps=2800)
+    else:
         lengths = dict(segmenter_steps=3000, phase1_steps=8000, phase2_steps=12000)
     base = with_changes(base, changes)
     return DemoPlan(Path(out), world, base, rates=dict(rates or {}), **lengths)
