@@ -78,7 +78,8 @@ def world(
     kind: Annotated[
         str,
         typer.Argument(
-            help="mini, full (more scenes), small, kitti (no video) or jams (test drives)"
+            help="mini (192x64), full (mini with more scenes), small (416x128), "
+            "kitti (no video) or jams (test drives)"
         ),
     ] = "mini",
     out: Annotated[Path | None, typer.Option(help="folder to write; default data/<kind>")] = None,

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'S3NET', 'T2NET', 'ALONE', 'PROTOCOL_NAMES', 'DemoPlan', 'demo_jobs', 'demo_plan', 'with_words', 'most_memory',
-           'training_minutes', 'evaluate_demo', 'prepare_world', 'settings_of', 'demo_result', 'run_demo', 'summary',
-           'write_page']
+           'evaluate_demo', 'prepare_world', 'settings_of', 'demo_result', 'run_demo', 'summary', 'write_page']
 
 # %% ../../nbs/9_app/92_demo.ipynb #0a5e6550
 import os
@@ -18,6 +17,7 @@ import torch
 
 from .jobs import Job, run_jobs
 from .page import demo_page, made_where
+from .results import seconds_of
 from ..base.config import Config, override, preset, to_dict, with_changes
 from ..base.core import data_dir, read_json, write_json
 from ..base.process import environment, peak_memory
@@ -157,18 +157,6 @@ def most_memory(
     return (peak_memory() + sum(largest)) / 1e9 if all(largest) else None
 
 
-def training_minutes(
-    runs: Sequence[Path],  # run folders
-) -> dict[str, float]:  # run -> minutes
-    "How long trainings ran, pauses and restarts left out: mean recorded step times their number"
-    told = {path.name: read_metrics(path) for path in runs}
-    return {
-        name: sum(r["seconds"] for r in rows) / len(rows) * rows[-1]["step"] / 60
-        for name, rows in told.items()
-        if rows
-    }
-
-
 def evaluate_demo(
     plan: DemoPlan,  # whose runs are finished
 ) -> dict[str, list[Result]]:  # row name -> one result for each protocol
@@ -220,7 +208,7 @@ def demo_result(
         "ratio_to_no_translation": ours / plain,
         "depth_updates": plan.depth_updates,
         "seconds": seconds,
-        "training_minutes": training_minutes([job.path for job in demo_jobs(plan)]),
+        "training_minutes": {j.path.name: seconds_of(j.path) / 60 for j in demo_jobs(plan)},
         "memory_gb": memory,
         "environment": environment(),
         "config": settings_of(plan.base),
