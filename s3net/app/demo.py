@@ -15,9 +15,8 @@ from pathlib import Path
 
 import torch
 
-from .jobs import Job, run_jobs
+from .jobs import Job, run_jobs, seconds_of
 from .page import demo_page, made_where
-from .results import seconds_of
 from ..base.config import Config, override, preset, to_dict, with_changes
 from ..base.core import data_dir, read_json, write_json
 from ..base.process import environment, peak_memory

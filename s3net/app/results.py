@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROTOCOL_NAMES', 'SEQUENCES', 'Grounds', 'judge_motion', 'slim', 'judge_run', 'judge_constant', 'Cell', 'cell',
-           'seconds_of', 'result_of', 'other_data', 'read_result', 'results_in', 'motion_in', 'make3d_in']
+           'result_of', 'other_data', 'read_result', 'results_in', 'motion_in', 'make3d_in']
 
 # %% ../../nbs/9_app/974_results.ipynb #4fc6007b
 import json
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .jobs import Job
+from .jobs import Job, seconds_of
 from .recipes import Recipe, reads
 from .stages import Lengths, recipe_hash, stages
 from ..base.config import Config, differences, preset
@@ -38,7 +38,7 @@ from s3net.eval.odometry import (
 from ..eval.runs import evaluate_model, evaluate_run, read_frames
 from ..eval.truth import CONSTANT
 from ..train.models import load_model, load_net
-from ..train.record import Run, fingerprint, read_metrics
+from ..train.record import Run, fingerprint
 
 # %% ../../nbs/9_app/974_results.ipynb #2957ed6c
 PROTOCOL_NAMES = ("miniworld80", "miniworld80+median", "miniworld50", "miniworld50+median")
@@ -187,18 +187,6 @@ def cell(
     return Cell(recipe, seed, jobs, lengths, recipe_hash(recipe, base, lengths))
 
 # %% ../../nbs/9_app/974_results.ipynb #2af5e29c
-def seconds_of(
-    path: str | Path,  # a run folder
-) -> float:  # of computation
-    "What a training cost, from what it wrote down"
-    records = read_metrics(path)
-    if not records:
-        return 0.0
-    step = sum(r["seconds"] for r in records) / len(records)
-    beside = sum(r.get("recording", 0.0) + r.get("sharing", 0.0) for r in records)
-    return records[-1]["step"] * step + beside
-
-
 def _portable(base: Config) -> dict:
     "What differs from the preset, without folders"
     changed = differences(preset(base.preset), base)
