@@ -260,13 +260,17 @@ class Desk:
         "Every cell; none may end in an error"
         told = self.page.evaluate(RUN_ALL)
         assert told["done"] is not False and not told["errors"], told
-        self.page.locator(".s3-panel").first.wait_for(timeout=60_000)
+        try:
+            self.page.locator(".s3-panel").first.wait_for(timeout=60_000)
+        except Error as error:
+            raise AssertionError(f"no panel; the console: {self.faults[-5:]}") from error
 
     def restart_kernel(self) -> None:
-        "Without the dialog"
+        "Without the dialog; done when the new kernel has told which widgets it knows"
         self.page.evaluate(
             "async () => { const s = window.jupyterapp.shell.currentWidget.sessionContext;"
-            " await s.session.kernel.restart(); await s.ready; }"
+            " const kernel = s.session.kernel; await kernel.restart(); await s.ready;"
+            " await kernel.info; await kernel.requestCommInfo({target_name: 'jupyter.widget'}); }"
         )
 
     def theme(self, dark: bool) -> None:

@@ -443,8 +443,7 @@ class Panel(_Voice):
     ) -> None:
         super().__init__(name)
         self.controls: dict[str, widgets.Widget] = {}
-        self.box = widgets.VBox([])
-        self.box.add_class("s3-panel")
+        self.box: widgets.VBox | None = None  # until it is built
         self.say("")
 
     def build(
@@ -454,7 +453,11 @@ class Panel(_Voice):
         "Put the parts on the page, style and `Keys` before them, the status line after the first"
         style = widgets.HTML(f"<style>{STYLE}</style>")
         inside = [getattr(p, "widget", p) for p in parts]
-        self.box.children = (style, Keys(), *inside[:1], self.status, *inside[1:])
+        children = (style, Keys(), *inside[:1], self.status, *inside[1:])
+        if self.box is None:
+            self.box = widgets.VBox(children, _dom_classes=("s3-panel",))  # whole in one message
+        else:
+            self.box.children = children
 
     def _repr_mimebundle_(self, **how: object) -> dict:
         return self.box._repr_mimebundle_(**how)
@@ -499,4 +502,5 @@ class Panel(_Voice):
 
     def close(self) -> None:
         "Take it off the page and stop whatever runs for it"
-        self.box.close()
+        if self.box is not None:
+            self.box.close()
