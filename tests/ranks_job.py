@@ -28,10 +28,11 @@ from s3net.train.state import TrainState, load_checkpoint, save_checkpoint
 BREAK = 3  # the step after which a checkpoint is kept
 CASES = {  # name -> settings, batch norm in training mode
     "phase1": (
-        dict(semantics="both", accumulate=2, clip_gradient=1.0, alpha_feature=0.1, jitter=0.2),
+        dict(semantics="both", accumulate=2, clip_gradient=1.0, alpha_feature=0.1, jitter=0.2)
+        | dict(variety=0.5),
         False,
     ),
-    "phase2": (dict(alpha_pose=0.3, alpha_smooth2=0.1, accumulate=2), False),
+    "phase2": (dict(alpha_pose=0.3, alpha_smooth2=0.1, accumulate=2, variety=0.5), False),
     "phase1-norms": (dict(steps=1, batch=4), True),
     "phase2-norms": (dict(steps=2, batch=4), True),
 }

@@ -1,6 +1,10 @@
-"""`make test`: every notebook, then every pytest test, then one closing line with the total."""
+"""`make test`: every notebook, then every pytest test, then one closing line with the total.
+
+Tests run on two cores where there are two, a file on one of them.
+"""
 
 import argparse
+import os
 import sys
 import time
 
@@ -37,6 +41,7 @@ def main() -> int:
     start, paths, tally = time.monotonic(), notebooks(), Tally()
     broken = run_all(paths, flags)
     options = ["-q", "-p", "no:cacheprovider", "--timeout=300", "--tb=short"]
+    options += ["-n", str(min(2, os.cpu_count() or 1)), "--dist", "loadfile"]
     code = pytest.main([*options, str(project_root() / "tests")], plugins=[tally])
     cells = report_skips(paths, flags)
     for name, reason in tally.skipped:

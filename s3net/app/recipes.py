@@ -67,6 +67,7 @@ def recipe_settings() -> set[str]:
         "flip",
         "reverse",
         "jitter",
+        "variety",
         "principal_y",
     }
     return set().union(*map(reads, KINDS)) - shared - {"steps", "precision"}

@@ -33,7 +33,7 @@ from ..nets.depth import to_metres
 from ..nets.discriminator import ImagePool, clamp_weights
 from .loop import Update
 from .networks import build_nets, needs_segmenter
-from .sources import semantics_of
+from .sources import semantics_of, varied
 from .state import TrainState, frozen
 
 # %% ../../nbs/6_train/66_phase1.ipynb #bd577a5c
@@ -149,7 +149,7 @@ def untranslated(
     cfg, (pair, clip) = phase.cfg, phase.batches(k)
     label_s, _ = _synthetic_labels(phase, pair)
     labels = None if label_s is None else torch.cat([label_s, clip.labels_tgt])
-    images = torch.cat([pair.image_t, clip.image_tgt])
+    images = varied(cfg, [pair.image_t, clip.image_tgt], "depth", k)
     coded = phase.nets["depth"](images, semantics_of(labels)).coded
     half = len(pair.image_t)
     weights = {name: phase1_weights(cfg)[name] for name in ("task", "smooth")}
@@ -211,12 +211,12 @@ def translated(
     cfg, nets, (pair, clip) = phase.cfg, phase.nets, phase.batches(k)
     fake, fake_t1, same = _translate(phase, pair, clip)
     label_t, _ = _synthetic_labels(phase, pair)
-    depth = nets["depth"](fake, semantics_of(label_t))
+    depth = nets["depth"](varied(cfg, [fake], "depth", k), semantics_of(label_t))
     on_real = None
     if cfg.alpha_smooth or cfg.alpha_feature:
-        on_real = nets["depth"](
-            clip.image_tgt, semantics_of(clip.labels_tgt if label_t is not None else None)
-        )
+        labels = clip.labels_tgt if label_t is not None else None
+        shown = varied(cfg, [clip.image_tgt], "depth on real", k)
+        on_real = nets["depth"](shown, semantics_of(labels))
     with frozen(nets["discriminator"]):
         fake_map = nets["discriminator"](fake)
     opinions: list[Tensor] = []
@@ -235,7 +235,7 @@ def translated(
     )
     feature_real = None if on_real is None else on_real.feature.detach()
     phase.fakes[micro] = Fakes(fake.detach(), clip.image_tgt, depth.feature.detach(), feature_real)
-    report = _with_segmenter(phase, report, pair, fake.detach())
+    report = _with_segmenter(phase, report, pair, fake.detach(), k)
     maps = {"image": pair.image_t, "translated": fake, "real": clip.image_tgt}
     maps |= {"truth": pair.depth_t, "depth": metres_of(depth.coded[0], cfg)}
     maps |= {"depth_real": metres_of(on_real.coded[0], cfg)} if on_real is not None else {}
@@ -275,11 +275,14 @@ def _measures(
     return found if labels is None else found | class_stats(labels, truth)
 
 
-def _with_segmenter(phase: Phase1, report: Report, pair: SyntheticPair, fake: Tensor) -> Report:
+def _with_segmenter(
+    phase: Phase1, report: Report, pair: SyntheticPair, fake: Tensor, k: int
+) -> Report:
     "Add cross-entropy on x_s and on detached G(x_s) where S_seg is still being trained"
     if "segmenter" not in phase.state.optimisers:
         return report
-    logits = phase.nets["segmenter"](torch.cat([pair.image_t, fake]))
+    images = varied(phase.cfg, [pair.image_t, fake], "segmenter", k)
+    logits = phase.nets["segmenter"](images)
     loss = segmentation_loss(logits, torch.cat([pair.labels_t, pair.labels_t]))
     more = weighted_sum({"segmenter": (1.0, lambda: loss)})
     maps = {"labels": logits[len(fake) :].detach().argmax(1), "labels_truth": pair.labels_t}

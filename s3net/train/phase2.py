@@ -21,7 +21,7 @@ from ..losses.view_synthesis import identity_errors
 from .loop import Update
 from .networks import build_nets
 from .phase1 import metres_of
-from .sources import semantics_of
+from .sources import semantics_of, varied
 from .state import TrainState
 
 # %% ../../nbs/6_train/67_phase2.ipynb #854f7f57
@@ -91,6 +91,7 @@ class Phase2:
 def supervised_inputs(
     phase: Phase2,  # f_T and the frozen G
     pair: SyntheticPair,  # a batch
+    k: int = 0,  # its number
 ) -> tuple[
     list[Tensor], Tensor, Tensor
 ]:  # coded depth fine -> coarse, true depth, translated image
@@ -103,12 +104,14 @@ def supervised_inputs(
         with torch.no_grad():  # no inference mode: f_T's backward pass remembers G(x_t)
             channels = semantics_of(labels) if phase.cfg.semantics == "both" else None
             image = phase.translator(image, channels)
-    return phase.nets["depth"](image, semantics_of(labels)).coded, pair.depth_t, image
+    shown = varied(phase.cfg, [image], "depth", k)
+    return phase.nets["depth"](shown, semantics_of(labels)).coded, pair.depth_t, image
 
 
 def clip_inputs(
     phase: Phase2,  # f_T and Pose
     clip: RealClip,  # a batch
+    k: int = 0,  # its number
     teach: bool = True,  # whether f_T learns from it; else it only looks at the middle frame
 ) -> Clip:
     "Depth of the three frames as one batch, and the pose of the two neighbours"
@@ -118,8 +121,10 @@ def clip_inputs(
     if phase.cfg.semantics != "none":
         labels = torch.cat([clip.labels_tgt, clip.labels_prev, clip.labels_next][:used])
     depth, was = phase.nets["depth"], phase.nets["depth"].training
+    seen = frames[:used]
+    shown = varied(phase.cfg, seen, "depth on real", k) if was else torch.cat(seen)
     with torch.set_grad_enabled(teach and torch.is_grad_enabled()):
-        coded = depth.train(was and teach)(torch.cat(frames[:used]), semantics_of(labels)).coded
+        coded = depth.train(was and teach)(shown, semantics_of(labels)).coded
     depth.train(was)
     by_frame = list(zip(*(c.chunk(used) for c in coded)))
     sources = [list(c) for c in by_frame[1:]] if used == 3 else None
@@ -141,11 +146,11 @@ def report_of(
     cfg, clip, task, maps, measure = phase.cfg, None, None, {}, dict
     if weights["task"]:
         pair = phase.synthetic.batch(k).to(phase.device)
-        coded, truth, image = supervised_inputs(phase, pair)
+        coded, truth, image = supervised_inputs(phase, pair, k)
         task = (coded, truth)
         maps |= {"translated": image, "truth": truth, "depth_synthetic": metres_of(coded[0], cfg)}
     if weights["pose"] or weights["mask"]:
-        clip = clip_inputs(phase, phase.real.batch(k).to(phase.device), teach)
+        clip = clip_inputs(phase, phase.real.batch(k).to(phase.device), k, teach)
         maps |= {"real": clip.target}
     report = phase2_objective(
         weights,

@@ -13,14 +13,16 @@ import torch
 from torch import nn
 
 from ..base.config import Config
-from ..base.core import CLASSES
+from ..base.core import CLASSES, generator
 from ..data.loaders import BatchStream
 from ..data.samples import collate
+from ..data.variety import zoom_in
 from ..losses.measures import class_stats
 from ..losses.objective import Report, weighted_sum
 from ..losses.semantic import IouScores, confusion, iou_scores, segmentation_loss
 from .loop import Update
 from .networks import build_nets
+from .sources import varied
 from .state import TrainState
 
 # %% ../../nbs/6_train/65_segmenter.ipynb #d2434a28
@@ -51,15 +53,13 @@ class SegmenterPhase:
     def report(self, k: int) -> Report:
         "The loss of the k-th batch"
         pair = self.synthetic.batch(k).to(self.device)
-        logits = self.state.modules["segmenter"](pair.image_t)
-        report = weighted_sum(
-            {"segmenter": (1.0, lambda: segmentation_loss(logits, pair.labels_t))}
-        )
-        maps = {
-            "image": pair.image_t,
-            "labels": logits.detach().argmax(1),
-            "labels_truth": pair.labels_t,
-        }
+        image, truth = pair.image_t, pair.labels_t
+        if self.cfg.variety:
+            image, truth = zoom_in(image, truth, generator(self.cfg.seed, "zoom", k))
+            image = varied(self.cfg, [image], "segmenter", k)
+        logits = self.state.modules["segmenter"](image)
+        report = weighted_sum({"segmenter": (1.0, lambda: segmentation_loss(logits, truth))})
+        maps = {"image": image, "labels": logits.detach().argmax(1), "labels_truth": truth}
         return report._replace(
             maps=maps, measure=lambda: class_stats(maps["labels"], maps["labels_truth"])
         )

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['frame_range', 'real_files', 'synthetic_files', 'selection', 'cache_folder', 'real_dataset', 'data_fingerprints',
            'synthetic_dataset', 'stream', 'record_frames', 'recorded_frames', 'OraclePairs', 'semantics_of', 'segment',
-           'labelled']
+           'labelled', 'varied']
 
 # %% ../../nbs/6_train/63_sources.ipynb #da86c059
 import re
@@ -37,6 +37,7 @@ from ..data.loaders import Augment, BatchStream, RamCache, attach_labels, label_
 from ..data.miniworld import RealTruth
 from ..data.samples import SyntheticPair
 from ..data.shards import digest_of
+from ..data.variety import vary_light
 from ..data.vkitti import SyntheticClips, VirtualKitti2
 from ..data.vkitti1 import VirtualKitti1
 from ..geometry.image import one_hot, resize_depth
@@ -369,3 +370,15 @@ def labelled(
     return label_cache(
         clips, lambda keys: predict(torch.stack([clips.read_frame(k)[0] for k in keys])), name
     )
+
+# %% ../../nbs/6_train/63_sources.ipynb #12df7f08
+def varied(
+    cfg: Config,  # variety, seed
+    images: Sequence[Tensor],  # (B,3,H,W) each, colour in [0,1]
+    *what: str | int,  # names the draws: whose eyes, number of the batch
+) -> Tensor:  # (n*B,3,H,W) all of them, each in a light of its own where `variety` is set
+    "What f_T or S_seg is shown of pictures"
+    if cfg.variety:
+        draws = [generator(cfg.seed, "variety", *what, i) for i in range(len(images))]
+        images = [vary_light(x, draw, cfg.variety) for x, draw in zip(images, draws)]
+    return torch.cat(list(images))
