@@ -36,6 +36,7 @@ from .search import read_rates, run_search, search_plan, search_table
 from ..eval.depth import constant_predictor
 from ..eval.heldout import held_out_error
 from ..eval.runs import evaluate_model, evaluate_run, evaluation_hooks, read_frames
+from ..eval.swept import swept_error
 from ..eval.tables import Row, table
 from ..train.models import load_model
 from ..train.loop import imitated
@@ -250,11 +251,17 @@ def compare_results(
 # %% ../../nbs/9_app/998_cli.ipynb #608595de
 @app.command()
 def heldout(
-    run: Annotated[Path, typer.Argument(help="run folder of phase2")],
+    run: Annotated[Path, typer.Argument(help="run folder of phase2; with --sweep also phase1")],
     settings: Words = None,
-    every: Annotated[int, typer.Option(help="judge every so many-th triplet")] = 1,
+    every: Annotated[int, typer.Option(help="judge every so many-th frame")] = 1,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="depth against a plane sweep at the true poses, instead")
+    ] = False,
 ) -> None:
     "Photometric error of depth and pose on video that was kept out, such as real_frames=900:1018."
+    if sweep:
+        typer.echo(swept_error(run, settings or [], every))
+        return
     found = held_out_error(run, settings or [], every)
     typer.echo(
         f"warped {found.warped:.4f}, not warped {found.still:.4f}, ratio {found.ratio:.3f} "

@@ -58,6 +58,7 @@ def real_plan(
         real_frames=TRAIN_FRAMES,
         fix_cx=True,
         jitter=0.2,
+        variety=1.0,
         reverse=0.5,
         pose_steps=400,
         pose_sizes=4,
@@ -67,9 +68,9 @@ def real_plan(
     )
     if size == "mini":
         changes |= dict(batch=4)
-        lengths = dict(segmenter_steps=800, phase1_steps=1400, phase2_steps=2800)
+        lengths = dict(segmenter_steps=4800, phase1_steps=1400, phase2_steps=2800)
     else:
-        lengths = dict(segmenter_steps=3000, phase1_steps=8000, phase2_steps=12000)
+        lengths = dict(segmenter_steps=6000, phase1_steps=8000, phase2_steps=12000)
     base = with_changes(base, changes)
     return DemoPlan(Path(out), world, base, rates=dict(rates or {}), **lengths)
 
