@@ -105,6 +105,7 @@ class TrainConfig:
     steps: int = 100000  # optimiser steps of this run (phase 2: supervised + self-supervised)
     batch: int = 6  # samples a step and domain, of all processes together (T2Net: 6)
     accumulate: int = 1  # batches whose gradients are added before a step
+    real_statistics: bool = False  # phase 2: f_T's batch norm remembers real pictures alone; ours
     sync_batchnorm: bool = False  # several GPUs: batch norm of the whole batch, else a process's
     recompute: bool = False  # forget activations and compute them twice: less memory, slower
     lr_translator: float = 2e-5  # Adam rate of G (section 4.1)

@@ -7,6 +7,7 @@ __all__ = ['phase2_state', 'Phase2', 'supervised_inputs', 'clip_inputs', 'report
 
 # %% ../../nbs/6_train/67_phase2.ipynb #dfc4e65c
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ from .loop import Update
 from .networks import build_nets
 from .phase1 import metres_of
 from .sources import semantics_of, varied
-from .state import TrainState
+from .state import TrainState, norms_kept
 
 # %% ../../nbs/6_train/67_phase2.ipynb #854f7f57
 def phase2_state(
@@ -104,8 +105,11 @@ def supervised_inputs(
         with torch.no_grad():  # no inference mode: f_T's backward pass remembers G(x_t)
             channels = semantics_of(labels) if phase.cfg.semantics == "both" else None
             image = phase.translator(image, channels)
-    shown = varied(phase.cfg, [image], "depth", k)
-    return phase.nets["depth"](shown, semantics_of(labels)).coded, pair.depth_t, image
+    shown, depth = varied(phase.cfg, [image], "depth", k), phase.nets["depth"]
+    filmed = phase.cfg.alpha_pose or phase.cfg.alpha_mask
+    kept = norms_kept(depth) if phase.cfg.real_statistics and filmed else nullcontext()
+    with kept:
+        return depth(shown, semantics_of(labels)).coded, pair.depth_t, image
 
 
 def clip_inputs(
@@ -121,10 +125,10 @@ def clip_inputs(
     if phase.cfg.semantics != "none":
         labels = torch.cat([clip.labels_tgt, clip.labels_prev, clip.labels_next][:used])
     depth, was = phase.nets["depth"], phase.nets["depth"].training
-    seen = frames[:used]
-    shown = varied(phase.cfg, seen, "depth on real", k) if was else torch.cat(seen)
+    seen, learns = frames[:used], was and teach
+    shown = varied(phase.cfg, seen, "depth on real", k) if learns else torch.cat(seen)
     with torch.set_grad_enabled(teach and torch.is_grad_enabled()):
-        coded = depth.train(was and teach)(shown, semantics_of(labels)).coded
+        coded = depth.train(learns)(shown, semantics_of(labels)).coded
     depth.train(was)
     by_frame = list(zip(*(c.chunk(used) for c in coded)))
     sources = [list(c) for c in by_frame[1:]] if used == 3 else None

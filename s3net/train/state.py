@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['Stateful', 'TrainState', 'place', 'rate_factor', 'set_rates', 'save_weights', 'load_weights', 'save_checkpoint',
            'checkpoints', 'set_aside', 'prune_checkpoints', 'checkpoint_bytes', 'spoilt', 'last_good',
-           'load_checkpoint', 'frozen']
+           'load_checkpoint', 'frozen', 'norms_kept']
 
 # %% ../../nbs/6_train/60_state.ipynb #98f0e256
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -299,3 +301,18 @@ class frozen:
     def __exit__(self, *_: object) -> None:
         for p, flag in zip(self.weights, self.flags):
             p.requires_grad_(flag)
+
+# %% ../../nbs/6_train/60_state.ipynb #9d2f8269
+@contextmanager
+def norms_kept(*nets: nn.Module) -> Iterator[None]:
+    "Within the block, batch norm goes by the batch and its running statistics stay as they are"
+    kind = nn.modules.batchnorm._BatchNorm  # SyncBatchNorm too
+    norms = [m for net in nets for m in net.modules() if isinstance(m, kind)]
+    pace = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, pace):
+            norm.momentum = momentum
