@@ -64,6 +64,7 @@ def zoom_in(
     window[:, 0, 0] = window[:, 1, 1] = side
     window[:, 0, 2], window[:, 1, 2] = (2 * across - 1) * (1 - side), (2 * down - 1) * (1 - side)
     grid = F.affine_grid(window, list(image.shape), align_corners=False).to(image.device)
-    how = dict(padding_mode="border", align_corners=False)
-    closer = F.grid_sample(labels[:, None].float(), grid, mode="nearest", **how)
-    return F.grid_sample(image, grid, **how), closer[:, 0].long()
+    near = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    classes = labels[:, None].float()
+    told = F.grid_sample(classes, grid, mode="nearest", padding_mode="border", align_corners=False)
+    return near, told[:, 0].long()
