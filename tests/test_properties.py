@@ -37,7 +37,7 @@ from s3net.geometry.motion import (
 )
 from s3net.geometry.warp import sample
 from s3net.losses.automask import auto_mask
-from s3net.losses.depth import code_depth, metres
+from s3net.geometry.depth_code import LINEAR, DepthCode
 from s3net.losses.photometric import masked_mean, photometric_error
 from s3net.losses.semantic import confusion, iou_scores
 from s3net.train.faults import Readable, halved
@@ -162,7 +162,12 @@ def test_a_mask_keeps_only_what_warping_made_better(seed, size):
 @given(seeds, sizes)
 def test_coded_depth_comes_back(seed, size):
     depth = drawn(seed, 1, 1, *size, low=0.1, high=80)
-    assert torch.allclose(metres(code_depth(depth, 80.0), 80.0), depth, atol=1e-4)
+    for code in (LINEAR, DepthCode(90.0, "log")):
+        assert torch.allclose(
+            code.metres(code.code(depth)),
+            depth.clamp(min=0.5 if code.form == "log" else 0),
+            rtol=1e-4,
+        )
 
 
 # --- metrics -------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from s3net.show.pictures import (
     to_uint8,
 )
 from ..train.models import load_given, load_model, load_net, weight_file
+from ..train.networks import depth_code
 from ..train.phase2 import Phase2, clip_inputs, phase2_state
 from ..train.record import Run, curves, read_metrics
 from ..train.sources import labelled, real_dataset, semantics_of, synthetic_dataset
@@ -83,7 +84,7 @@ def mask_rows(
     rows = []
     for i in spread(len(clips), count):
         clip = collate([clips[i]])
-        maps = self_supervision(clip_inputs(phase, clip), max_depth=cfg.max_depth).maps
+        maps = self_supervision(clip_inputs(phase, clip), code=depth_code(cfg)).maps
         row = {"frame": to_uint8(clip.image_tgt[0]), "depth": colour_depth(maps["depth"][0])}
         row["forward mask"] = colour_mask(maps["mask_forward"][0], clip.image_tgt[0])
         if "mask_backward" in maps:

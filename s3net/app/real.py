@@ -59,7 +59,9 @@ def real_plan(
         fix_cx=True,
         jitter=0.2,
         variety=1.0,
-        real_statistics=True,
+        depth_code="log",
+        depth_norm="group",
+        self_ratio=2,
         reverse=0.5,
         pose_steps=800,
         pose_sizes=4,
@@ -69,7 +71,7 @@ def real_plan(
     )
     if size == "mini":
         changes |= dict(batch=4)
-        lengths = dict(segmenter_steps=4800, phase1_steps=1400, phase2_steps=2800)
+        lengths = dict(segmenter_steps=4800, phase1_steps=800, phase2_steps=4200)
     else:
         lengths = dict(segmenter_steps=6000, phase1_steps=8000, phase2_steps=12000)
     base = with_changes(base, changes)

@@ -52,6 +52,8 @@ class NetConfig:
     translator_residual: bool = False  # G paints a change, for short trainings (T2Net: no)
     translator_upsample: str = "transposed"  # how G doubles its maps: transposed (T2Net) or resize
     depth_net: str = "unet"  # f_T: unet, vgg, resnet50 (paper compares), resnet18 or dispnet
+    depth_code: str = "linear"  # how f_T's outputs stand for metres: linear (T2Net) or log
+    depth_norm: str = "batch"  # what normalises inside f_T: batch (T2Net) or group
     depth_width: int = 64  # first-layer channels of f_T (T2Net: 64)
     discriminator_width: int = 64  # first-layer channels of D_R (T2Net: 64)
     pose_net: str = "vgg"  # Pose: vgg (SfMLearner's stack, A20) or resnet18 (Monodepth2)
@@ -143,6 +145,8 @@ _CHOICES = {
     "real_format": ("kitti_raw", "kitti_odometry"),
     "translator_upsample": ("transposed", "resize"),
     "depth_net": ("unet", "vgg", "resnet50", "resnet18", "dispnet"),
+    "depth_code": ("linear", "log"),
+    "depth_norm": ("batch", "group"),
     "pose_net": ("vgg", "resnet18"),
     "pose_frames": (2, 3),
     "semantics": ("none", "depth", "both"),

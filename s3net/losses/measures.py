@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 from ..base.core import CLASSES, IGNORE
+from ..geometry.depth_code import LINEAR, DepthCode
 from ..geometry.motion import matrix_to_axis_angle
-from .depth import metres
 
 # %% ../../nbs/5_losses/58_measures.ipynb #dfb51b23
 def depth_stats(
     coded: Tensor,  # (B,1,H,W) depth code in [-1,1]
-    max_depth: float = 80.0,  # metres at code +1
+    code: DepthCode = LINEAR,  # what f_T speaks
 ) -> dict[str, Tensor]:  # depth_near, depth_far, depth_mean
     "How much of a depth map lies at the ends of its range, and its mean in metres"
-    code = coded.detach().float()
+    coded = coded.detach().float()
     return {
-        "depth_near": (code < -0.98).float().mean(),
-        "depth_far": (code > 0.98).float().mean(),
-        "depth_mean": metres(code, max_depth).mean(),
+        "depth_near": (coded < -0.98).float().mean(),
+        "depth_far": (coded > 0.98).float().mean(),
+        "depth_mean": code.metres(coded).mean(),
     }
 
 # %% ../../nbs/5_losses/58_measures.ipynb #ee3d0391

@@ -17,11 +17,12 @@ from torch import Tensor
 from ..base.config import LossConfig
 from ..base.core import InputError
 from ..geometry.camera import resize_camera
+from ..geometry.depth_code import LINEAR, DepthCode
 from ..geometry.image import resize_image, resize_map
 from ..geometry.motion import invert
 from .adversarial import generator_adversarial, identity_loss
 from .automask import Bidirectional, bidirectional_loss
-from .depth import edge_aware_smoothness, metres, scale_drift, supervised_depth
+from .depth import edge_aware_smoothness, scale_drift, supervised_depth
 from .flow import flow_consistency
 from .photometric import masked_mean
 from .semantic import semantic_consistency
@@ -150,7 +151,7 @@ def phase1_objective(
     feature_map: Tensor | Callable | None = None,  # feature critic's score, (B,1)
     gan_form: str = "least_squares",  # form of Eq. 1 (A1)
     flow_form: str = "forward",  # form of Eq. 4 (A5)
-    max_depth: float = 80.0,  # metres at code +1
+    code: DepthCode = LINEAR,  # what f_T speaks
 ) -> Report:
     "Eq. 7 for translator and depth net together; every input is a value or a thunk for it"
     check_weights(weights, PHASE1_TERMS)
@@ -170,7 +171,7 @@ def phase1_objective(
         "identity": lambda: identity_loss(*_now(identity)),
         "seg": lambda: semantic_consistency(*_now(logits)).mean(),
         "flow": flow_term,
-        "task": lambda: supervised_depth(*_now(task), max_depth),
+        "task": lambda: supervised_depth(*_now(task), code),
         "smooth": lambda: edge_aware_smoothness(*_now(smooth)),
         "feature": lambda: generator_adversarial(_now(feature_map), gan_form),
     }
@@ -217,15 +218,15 @@ def _mean(values: list[Tensor]) -> Tensor | None:
 
 
 def _depths(
-    clip: Clip, scale: int, others: bool, max_depth: float
+    clip: Clip, scale: int, others: bool, code: DepthCode
 ) -> list[Tensor]:  # (B,1,H,W) metres, full size
     "Depth of the target, and of the sources where they have one and it is wanted"
     frames = [clip.coded_tgt, *(clip.coded_src if others else ())]
     codes, size = [coded[scale] for coded in frames], tuple(clip.target.shape[-2:])
     if tuple(codes[0].shape[-2:]) == size:
-        return [metres(code, max_depth) for code in codes]
+        return [code.metres(one) for one in codes]
     whole = resize_map(torch.cat(codes), size)
-    return list(metres(whole, max_depth).chunk(len(codes)))
+    return list(code.metres(whole).chunk(len(codes)))
 
 # %% ../../nbs/5_losses/57_objective.ipynb #47bd36d2
 def _pictures(
@@ -283,7 +284,7 @@ def self_supervision(
     scales: int = 1,  # how many depth maps, finest first, each brought to full size (A21)
     reduce: str = "min",  # over the sources: "min" (Eq. 10) or "mean"
     valid_only: bool = False,  # leave out pixels that land outside their source
-    max_depth: float = 80.0,  # metres at code +1
+    code: DepthCode = LINEAR,  # what f_T speaks
     sizes: int = 1,  # of pictures in Eq. 9: the full one, its half, quarter, eighth
     mask_sizes: int = 1,  # of pictures in Eq. 10, likewise
 ) -> SelfSupervision:
@@ -291,7 +292,7 @@ def self_supervision(
     both = mask and clip.coded_src is not None
     used = range(min(scales, len(clip.coded_tgt)))
     still = identity_errors(clip.target, clip.sources) if mask else None
-    depths = [_depths(clip, s, both, max_depth) for s in used]
+    depths = [_depths(clip, s, both, code) for s in used]
     poses, masks, maps = [], [], {}
     for depth, (forward, backward) in zip(depths, _views(clip, depths, both), strict=True):
         if pose:
@@ -303,7 +304,7 @@ def self_supervision(
         for_mask = mask and n < mask_sizes
         two_ways = both and for_mask
         small = _smaller(clip, n, two_ways)
-        depth = _depths(small, 0, two_ways, max_depth)
+        depth = _depths(small, 0, two_ways, code)
         ((forward, backward),) = _views(small, [depth], two_ways)
         if pose and n < sizes:
             poses.append(view_synthesis_loss(forward, valid_only=valid_only))
@@ -314,14 +315,14 @@ def self_supervision(
     return SelfSupervision(_mean(poses), _mean(masks), maps)
 
 # %% ../../nbs/5_losses/57_objective.ipynb #58b175f8
-def _drift(clip: Clip, max_depth: float) -> Tensor:
+def _drift(clip: Clip, code: DepthCode) -> Tensor:
     "Size of the scale's drift, mean over the images"
     if clip.before is None:
         raise InputError(
             "weight 'scale' is above 0 but the clip has no depth of phase 1 to compare with; "
             "give Clip.before or set the weight to 0"
         )
-    return scale_drift(metres(clip.coded_tgt[0], max_depth), clip.before).abs().mean()
+    return scale_drift(code.metres(clip.coded_tgt[0]), clip.before).abs().mean()
 
 
 def phase2_objective(
@@ -331,7 +332,7 @@ def phase2_objective(
     scales: int = 1,  # how many depth maps take part in Eq. 9 and 10 (A21)
     reduce: str = "min",  # over the sources: "min" (Eq. 10) or "mean"
     valid_only: bool = False,  # leave out pixels that land outside their source
-    max_depth: float = 80.0,  # metres at code +1
+    code: DepthCode = LINEAR,  # what f_T speaks
     sizes: int = 1,  # of pictures in Eq. 9, each half the last
     mask_sizes: int = 1,  # of pictures in Eq. 10, likewise
 ) -> Report:
@@ -339,7 +340,7 @@ def phase2_objective(
     check_weights(weights, PHASE2_TERMS)
     w = {name: weights.get(name, 0.0) for name in PHASE2_TERMS}
     _check_given(w, dict(pose=clip, mask=clip, smooth=clip, scale=clip, task=task))
-    terms, maps = {"task": (w["task"], lambda: supervised_depth(*_now(task), max_depth))}, {}
+    terms, maps = {"task": (w["task"], lambda: supervised_depth(*_now(task), code))}, {}
     if any(w[name] for name in ("pose", "mask", "smooth", "scale")):
         clip = _now(clip)
     if w["pose"] or w["mask"]:
@@ -350,12 +351,12 @@ def phase2_objective(
             scales=scales,
             reduce=reduce,
             valid_only=valid_only,
-            max_depth=max_depth,
+            code=code,
             sizes=sizes,
             mask_sizes=mask_sizes,
         )
         maps = found.maps
         terms |= {"pose": (w["pose"], lambda: found.pose), "mask": (w["mask"], lambda: found.mask)}
     terms["smooth"] = (w["smooth"], lambda: edge_aware_smoothness(clip.coded_tgt, clip.target))
-    terms["scale"] = (w["scale"], lambda: _drift(clip, max_depth))
+    terms["scale"] = (w["scale"], lambda: _drift(clip, code))
     return weighted_sum(terms, maps)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['check_image', 'join_semantics', 'SharedPReLU', 'pad_edges', 'ConvNorm', 'ResidualBlock', 'StridedShortcut',
-           'MultiDilationBlock', 'UpBlock', 'OutBlock', 'count_parameters', 'init_weights', 'read_weights',
-           'load_weights']
+           'MultiDilationBlock', 'UpBlock', 'OutBlock', 'count_parameters', 'init_weights', 'group_norms',
+           'read_weights', 'load_weights']
 
 # %% ../../nbs/4_nets/40_blocks.ipynb #2f299fe9
 from collections.abc import Callable
@@ -274,13 +274,14 @@ def init_weights(
     net: nn.Module,  # its weights are replaced
     generator: torch.Generator,  # the only source of randomness, on the CPU
 ) -> nn.Module:  # `net` itself
-    "Kaiming normal for convolutions, N(1, 0.02) for batch norms, zero biases (PROTOCOLS 1.8)"
+    "Kaiming normal for convolutions, N(1, 0.02) for norms, zero biases (PROTOCOLS 1.8)"
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             fan_in = module.weight[0].numel()
             _normal(module.weight, 0.0, (2 / fan_in) ** 0.5, generator)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
+        elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
             _normal(module.weight, 1.0, 0.02, generator)
         elif isinstance(module, SharedPReLU):
             module.weight.fill_(0.25)
@@ -288,6 +289,20 @@ def init_weights(
             module.weight.mul_(module.init_gain)
         if getattr(module, "bias", None) is not None:
             module.bias.zero_()
+    return net
+
+# %% ../../nbs/4_nets/40_blocks.ipynb #4f75ba89
+def group_norms(
+    net: nn.Module,  # its batch norms are replaced; as many weights as before
+    channels: int = 8,  # that are measured together, about
+) -> nn.Module:  # `net` itself
+    "Normalise within each picture in place of the batch"
+    for module in list(net.modules()):
+        for name, norm in module.named_children():
+            if isinstance(norm, nn.BatchNorm2d):
+                most = max(1, norm.num_features // channels)
+                groups = next(g for g in range(most, 0, -1) if norm.num_features % g == 0)
+                setattr(module, name, nn.GroupNorm(groups, norm.num_features))
     return net
 
 # %% ../../nbs/4_nets/40_blocks.ipynb #26c68344

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..geometry.depth_code import LINEAR, DepthCode
 from .blocks import check_image, join_semantics, pad_edges
 from .depth import DepthPrediction
 
@@ -23,7 +24,7 @@ START = 0.125  # depth of a fresh network, as a share of max_depth
 
 def disparity_code(
     disparity: Tensor,  # (B,1,H,W) in [0,1], a sigmoid's output
-) -> Tensor:  # (B,1,H,W) in [-1,1], as `nets.depth.to_code` would give for this depth
+) -> Tensor:  # (B,1,H,W) in [-1,1], the linear code of this depth
     "The depth code of a disparity: 0 is max_depth, 1 is a thousandth of it (PROTOCOLS 2.4)"
     return 2 / (1 + (SPAN - 1) * disparity) - 1
 
@@ -65,10 +66,10 @@ class DispNet(nn.Module):
         self,
         width: int = 64,  # twice the channels of the first layer (SfMLearner: 2 * 32)
         semantics: int = 0,  # label channels fed with the image
-        max_depth: float = 80.0,  # metres that code 1 stands for
+        code: DepthCode = LINEAR,  # how outputs stand for metres
     ):
         super().__init__()
-        self.semantics, self.max_depth = semantics, max_depth
+        self.semantics, self.code = semantics, code
         down = [max(1, width * t // 2) for t, _ in _DOWN]
         up = [max(1, int(width * t / 2)) for t in _UP]
         self.down = nn.ModuleList(
@@ -104,4 +105,5 @@ class DispNet(nn.Module):
             x = F.relu(join(torch.cat(parts, 1)))
             if level >= 3:
                 coded.insert(0, self.out[level - 3](x))
-        return DepthPrediction(coded, levels[-1], self.max_depth)
+        linear = DepthCode(self.code.max_depth)
+        return DepthPrediction(self.code.of(linear, coded), levels[-1], self.code)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..geometry.depth_code import LINEAR, DepthCode
 from .blocks import StridedShortcut, check_image, join_semantics, load_weights
 from .depth import DepthPrediction, SkipDecoder
 from .dispnet import DisparityOut
@@ -104,10 +105,10 @@ class ResNet18Depth(nn.Module):
         self,
         width: int = 64,  # channels of the stem (ResNet-18: 64)
         semantics: int = 0,  # label channels fed with the image
-        max_depth: float = 80.0,  # metres that code 1 stands for
+        code: DepthCode = LINEAR,  # how outputs stand for metres
     ):
         super().__init__()
-        self.semantics, self.max_depth = semantics, max_depth
+        self.semantics, self.code = semantics, code
         self.encoder = ResNet18Encoder(width, 3 + semantics)
         self.decoder = DisparityDecoder(8 * width, (4 * width, 2 * width, width, width, 0), width)
 
@@ -127,4 +128,5 @@ class ResNet18Depth(nn.Module):
         x = imagenet_colours(check_image(image, 3, "image"), semantics, self.semantics)
         levels = self.encoder(x)
         coded = self.decoder(levels[-1], [*levels[-2::-1], None], image.shape[-2:])
-        return DepthPrediction(coded, levels[-1], self.max_depth)
+        linear = DepthCode(self.code.max_depth)
+        return DepthPrediction(self.code.of(linear, coded), levels[-1], self.code)

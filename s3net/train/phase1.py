@@ -29,10 +29,9 @@ from s3net.losses.objective import (
     weighted_sum,
 )
 from ..losses.semantic import segmentation_loss
-from ..nets.depth import to_metres
 from ..nets.discriminator import ImagePool, clamp_weights
 from .loop import Update
-from .networks import build_nets, needs_segmenter
+from .networks import build_nets, depth_code, needs_segmenter
 from .sources import semantics_of, varied
 from .state import TrainState, frozen
 
@@ -135,10 +134,10 @@ def _synthetic_labels(phase: Phase1, pair: SyntheticPair) -> tuple[Tensor | None
 
 def metres_of(
     coded: Tensor,  # (B,1,H,W) tanh output in [-1,1]
-    cfg: Config,  # max_depth
+    cfg: Config,  # max_depth, depth_code
 ) -> Tensor:  # (B,1,H,W) metres, detached
     "Depth for pictures"
-    return to_metres(coded.detach(), cfg.max_depth)
+    return depth_code(cfg).metres(coded.detach())
 
 # %% ../../nbs/6_train/66_phase1.ipynb #172136d7
 def untranslated(
@@ -155,13 +154,13 @@ def untranslated(
     weights = {name: phase1_weights(cfg)[name] for name in ("task", "smooth")}
     task = ([c[:half] for c in coded], pair.depth_t)
     smooth = ([c[half:] for c in coded], clip.image_tgt)
-    report = phase1_objective(weights, task=task, smooth=smooth, max_depth=cfg.max_depth)
+    report = phase1_objective(weights, task=task, smooth=smooth, code=depth_code(cfg))
     metres = metres_of(coded[0], cfg)
     maps = {"image": pair.image_t, "truth": pair.depth_t, "depth": metres[:half]}
     maps |= {"real": clip.image_tgt, "depth_real": metres[half:]}
     on_real = coded[0][half:].detach()
     return report._replace(
-        maps=report.maps | maps, measure=lambda: depth_stats(on_real, cfg.max_depth)
+        maps=report.maps | maps, measure=lambda: depth_stats(on_real, depth_code(cfg))
     )
 
 # %% ../../nbs/6_train/66_phase1.ipynb #08bcfadc
@@ -231,7 +230,7 @@ def translated(
         feature_map=lambda: _feature_map(nets["feature"], depth.feature),
         gan_form=cfg.gan_form,
         flow_form=cfg.flow_form,
-        max_depth=cfg.max_depth,
+        code=depth_code(cfg),
     )
     feature_real = None if on_real is None else on_real.feature.detach()
     phase.fakes[micro] = Fakes(fake.detach(), clip.image_tgt, depth.feature.detach(), feature_real)
@@ -269,7 +268,7 @@ def _measures(
     opinions: list[Tensor],
 ) -> dict[str, Tensor]:
     "Depth of the real images; S_seg on the translated ones, as a pupil or as a judge"
-    found = {} if coded is None else depth_stats(coded, cfg.max_depth)
+    found = {} if coded is None else depth_stats(coded, depth_code(cfg))
     if labels is None and opinions:
         labels = opinions[0].argmax(1)
     return found if labels is None else found | class_stats(labels, truth)

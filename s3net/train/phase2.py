@@ -20,7 +20,7 @@ from ..losses.measures import depth_stats, mask_stats, pose_stats, warp_stats
 from ..losses.objective import Clip, Report, phase2_objective, phase2_weights
 from ..losses.view_synthesis import identity_errors
 from .loop import Update
-from .networks import build_nets
+from .networks import build_nets, depth_code
 from .phase1 import metres_of
 from .sources import semantics_of, varied
 from .state import TrainState, norms_kept
@@ -162,7 +162,7 @@ def report_of(
         task=task,
         scales=cfg.photometric_scales,
         reduce=cfg.reduce,
-        max_depth=cfg.max_depth,
+        code=depth_code(cfg),
         sizes=cfg.pose_sizes,
         mask_sizes=cfg.mask_sizes,
     )
@@ -178,7 +178,7 @@ def _measures(clip: Clip, maps: dict[str, Tensor], cfg: Config) -> Callable[[], 
     poses = [T.detach() for T in clip.T_src_tgt]
 
     def measure() -> dict[str, Tensor]:
-        found = depth_stats(coded, cfg.max_depth) | pose_stats(poses)
+        found = depth_stats(coded, depth_code(cfg)) | pose_stats(poses)
         warped = [maps["error_prev"], maps["error_next"]]
         still = [maps[k] for k in ("error_still_prev", "error_still_next") if k in maps]
         found |= warp_stats(warped, still or identity_errors(*frames))

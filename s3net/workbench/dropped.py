@@ -28,7 +28,7 @@ from ..geometry.warp import view_warp
 from ..losses.automask import TIE, auto_mask, bidirectional_views, reduce_errors
 from ..losses.photometric import masked_mean
 from ..losses.view_synthesis import ViewErrors, identity_errors, view_errors
-from ..nets.depth import to_metres
+from ..train.networks import depth_code
 from ..train.sources import real_dataset, semantics_of
 from .checkpoints import RunNets, maybe
 
@@ -61,7 +61,7 @@ def predicted_scene(
     images = torch.cat(frames)
     labels = nets["segmenter"](images).argmax(1) if cfg.semantics != "none" else None
     coded = nets["depth"](images, semantics_of(labels)).coded[0]
-    here, *others = to_metres(coded, cfg.max_depth).split(1)
+    here, *others = depth_code(cfg).metres(coded).split(1)
     return Scene(frames[0], frames[1:], here, others, nets["pose"](frames), clip.K)
 
 # %% ../../nbs/8_workbench/85_dropped.ipynb #f57d7303
