@@ -62,6 +62,7 @@ def real_plan(
         depth_code="log",
         depth_norm="group",
         self_ratio=2,
+        alpha_scale=0.0,
         reverse=0.5,
         pose_steps=800,
         pose_sizes=4,
