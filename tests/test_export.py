@@ -18,11 +18,18 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize(
-    ("kind", "semantics"), [("unet", "none"), ("unet", "depth"), ("vgg", "none")]
+    ("kind", "semantics", "changes"),
+    [
+        ("unet", "none", {}),
+        ("unet", "depth", {}),
+        ("vgg", "none", {}),
+        ("unet", "both", {"depth_code": "log", "depth_norm": "group"}),
+        ("dispnet", "none", {"depth_code": "log"}),
+    ],
 )
-def test_same_depth(tmp_path: Path, kind: str, semantics: str) -> None:
+def test_same_depth(tmp_path: Path, kind: str, semantics: str, changes: dict) -> None:
     "Any batch, with and without label channels, to a ten-thousandth of the depth"
-    cfg = preset("tiny", depth_net=kind, semantics=semantics)
+    cfg = preset("tiny", depth_net=kind, semantics=semantics, **changes)
     model = DepthModel(build_nets(cfg, ("depth",))["depth"].eval(), None, cfg)
     done = export_onnx(model, tmp_path / "depth.onnx", "a run")
     session, about = read_onnx(done.path)
