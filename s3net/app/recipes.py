@@ -68,6 +68,7 @@ def recipe_settings() -> set[str]:
         "reverse",
         "jitter",
         "variety",
+        "label_variety",
         "principal_y",
     }
     return set().union(*map(reads, KINDS)) - shared - {"steps", "precision"}

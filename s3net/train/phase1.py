@@ -32,7 +32,7 @@ from ..losses.semantic import segmentation_loss
 from ..nets.discriminator import ImagePool, clamp_weights
 from .loop import Update
 from .networks import build_nets, depth_code, needs_segmenter
-from .sources import semantics_of, varied
+from .sources import doubted, semantics_of, varied
 from .state import TrainState, frozen
 
 # %% ../../nbs/6_train/66_phase1.ipynb #bd577a5c
@@ -147,7 +147,8 @@ def untranslated(
     "Eq. 5 on x_s and Eq. 6 on x_r, no translator"
     cfg, (pair, clip) = phase.cfg, phase.batches(k)
     label_s, _ = _synthetic_labels(phase, pair)
-    labels = None if label_s is None else torch.cat([label_s, clip.labels_tgt])
+    heard = doubted(cfg, label_s, k)
+    labels = None if heard is None else torch.cat([heard, clip.labels_tgt])
     images = varied(cfg, [pair.image_t, clip.image_tgt], "depth", k)
     coded = phase.nets["depth"](images, semantics_of(labels)).coded
     half = len(pair.image_t)
@@ -210,7 +211,8 @@ def translated(
     cfg, nets, (pair, clip) = phase.cfg, phase.nets, phase.batches(k)
     fake, fake_t1, same = _translate(phase, pair, clip)
     label_t, _ = _synthetic_labels(phase, pair)
-    depth = nets["depth"](varied(cfg, [fake], "depth", k), semantics_of(label_t))
+    heard = semantics_of(doubted(cfg, label_t, k))
+    depth = nets["depth"](varied(cfg, [fake], "depth", k), heard)
     on_real = None
     if cfg.alpha_smooth or cfg.alpha_feature:
         labels = clip.labels_tgt if label_t is not None else None

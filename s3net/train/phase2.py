@@ -22,7 +22,7 @@ from ..losses.view_synthesis import identity_errors
 from .loop import Update
 from .networks import build_nets, depth_code
 from .phase1 import metres_of
-from .sources import semantics_of, varied
+from .sources import doubted, semantics_of, varied
 from .state import TrainState, norms_kept
 
 # %% ../../nbs/6_train/67_phase2.ipynb #854f7f57
@@ -109,7 +109,8 @@ def supervised_inputs(
     filmed = phase.cfg.alpha_pose or phase.cfg.alpha_mask
     kept = norms_kept(depth) if phase.cfg.real_statistics and filmed else nullcontext()
     with kept:
-        return depth(shown, semantics_of(labels)).coded, pair.depth_t, image
+        heard = semantics_of(doubted(phase.cfg, labels, k))
+        return depth(shown, heard).coded, pair.depth_t, image
 
 
 def clip_inputs(

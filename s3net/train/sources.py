@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['frame_range', 'real_files', 'synthetic_files', 'selection', 'cache_folder', 'real_dataset', 'data_fingerprints',
            'synthetic_dataset', 'stream', 'record_frames', 'recorded_frames', 'OraclePairs', 'semantics_of', 'segment',
-           'labelled', 'varied']
+           'labelled', 'varied', 'doubted']
 
 # %% ../../nbs/6_train/63_sources.ipynb #da86c059
 import re
@@ -37,7 +37,7 @@ from ..data.loaders import Augment, BatchStream, RamCache, attach_labels, label_
 from ..data.miniworld import RealTruth
 from ..data.samples import SyntheticPair
 from ..data.shards import digest_of
-from ..data.variety import vary_light
+from ..data.variety import vary_labels, vary_light
 from ..data.vkitti import SyntheticClips, VirtualKitti2
 from ..data.vkitti1 import VirtualKitti1
 from ..geometry.image import one_hot, resize_depth
@@ -382,3 +382,14 @@ def varied(
         draws = [generator(cfg.seed, "variety", *what, i) for i in range(len(images))]
         images = [vary_light(x, draw, cfg.variety) for x, draw in zip(images, draws)]
     return torch.cat(list(images))
+
+
+def doubted(
+    cfg: Config,  # label_variety, seed
+    labels: Tensor | None,  # (B,H,W) int64 class of synthetic frames, 255 = ignore
+    k: int,  # number of the batch
+) -> Tensor | None:  # the same, with errors where `label_variety` is set
+    "What f_T is told of synthetic pictures while it learns"
+    if labels is None or not cfg.label_variety:
+        return labels
+    return vary_labels(labels, generator(cfg.seed, "label variety", k), cfg.label_variety)
