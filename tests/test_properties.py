@@ -26,6 +26,7 @@ from s3net.geometry.camera import (
     project,
     resize_camera,
 )
+from s3net.geometry.depth_code import LINEAR, DepthCode
 from s3net.geometry.image import one_hot, resize_depth, resize_labels, ssim_error
 from s3net.geometry.motion import (
     axis_angle_to_matrix,
@@ -37,7 +38,6 @@ from s3net.geometry.motion import (
 )
 from s3net.geometry.warp import sample
 from s3net.losses.automask import auto_mask
-from s3net.geometry.depth_code import LINEAR, DepthCode
 from s3net.losses.photometric import masked_mean, photometric_error
 from s3net.losses.semantic import confusion, iou_scores
 from s3net.train.faults import Readable, halved

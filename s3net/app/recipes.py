@@ -57,7 +57,8 @@ def reads(
         return names - set(_PHASE1) - {"lr_segmenter"}
     depth = {f.name for part in (NetConfig, LossConfig) for f in fields(part)}
     rates = {n for n in names if n.startswith("lr_")} | {"betas_gan", "oracle"}
-    return names - (depth | rates) | {"segmenter_width", "lr_segmenter"}
+    other = depth | rates | {"label_variety", "real_statistics"}
+    return names - other | {"segmenter_width", "lr_segmenter"}
 
 
 def recipe_settings() -> set[str]:

@@ -60,13 +60,13 @@ class DepthCode:
             return (depth.clamp(_NEAR, self.max_depth) / _NEAR).log() * (2 / self._span) - 1
         return depth.clamp(0.01, self.max_depth) * (2 / self.max_depth) - 1
 
-    def of(
+    def from_linear(
         self,
-        other: "DepthCode",  # what is spoken
-        coded: Sequence[Tensor],  # in that code
+        coded: Sequence[Tensor],  # in the linear code of the same max_depth
     ) -> list[Tensor]:  # in this code
-        "Translate maps of another code"
-        return list(coded) if other == self else [self.code(other.metres(c)) for c in coded]
+        "What a network that speaks linearly says, in this code"
+        linear = DepthCode(self.max_depth)
+        return list(coded) if self == linear else [self.code(linear.metres(c)) for c in coded]
 
 
 LINEAR = DepthCode()

@@ -105,5 +105,4 @@ class DispNet(nn.Module):
             x = F.relu(join(torch.cat(parts, 1)))
             if level >= 3:
                 coded.insert(0, self.out[level - 3](x))
-        linear = DepthCode(self.code.max_depth)
-        return DepthPrediction(self.code.of(linear, coded), levels[-1], self.code)
+        return DepthPrediction(self.code.from_linear(coded), levels[-1], self.code)

@@ -128,5 +128,4 @@ class ResNet18Depth(nn.Module):
         x = imagenet_colours(check_image(image, 3, "image"), semantics, self.semantics)
         levels = self.encoder(x)
         coded = self.decoder(levels[-1], [*levels[-2::-1], None], image.shape[-2:])
-        linear = DepthCode(self.code.max_depth)
-        return DepthPrediction(self.code.of(linear, coded), levels[-1], self.code)
+        return DepthPrediction(self.code.from_linear(coded), levels[-1], self.code)

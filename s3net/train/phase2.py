@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.config import Config
+from ..base.core import InputError
 from ..data.loaders import BatchStream
 from ..data.samples import RealClip, SyntheticPair
 from ..losses.measures import depth_stats, mask_stats, pose_stats, warp_stats
@@ -31,6 +32,11 @@ def phase2_state(
     device: torch.device | str = "cpu",  # where the nets live
 ) -> TrainState:
     "Fresh depth and pose networks with their optimisers; phase 1's depth is loaded over it"
+    if cfg.real_statistics and cfg.depth_norm == "group":
+        raise InputError(
+            "setting real_statistics is True beside depth_norm=group, which keeps no statistics; "
+            "expected one of the two, leave the other out"
+        )
     state = TrainState(build_nets(cfg, ("depth", "pose"))).to(device)
     state.add_adam("depth", cfg.lr_depth, cfg.betas_depth)
     if cfg.alpha_pose or cfg.alpha_mask:
