@@ -61,7 +61,7 @@ def real_plan(
         variety=1.0,
         depth_code="log",
         depth_norm="group",
-        self_ratio=2,
+        schedule="weighted",
         alpha_scale=0.0,
         reverse=0.5,
         pose_steps=800,
@@ -72,7 +72,7 @@ def real_plan(
     )
     if size == "mini":
         changes |= dict(batch=4)
-        lengths = dict(segmenter_steps=4800, phase1_steps=800, phase2_steps=4200)
+        lengths = dict(segmenter_steps=4800, phase1_steps=2400, phase2_steps=2600)
     else:
         lengths = dict(segmenter_steps=6000, phase1_steps=8000, phase2_steps=12000)
     base = with_changes(base, changes)
