@@ -54,11 +54,12 @@ class Job:
         ]
 
     def finished(self) -> bool:
-        "Whether its run folder holds the last step, trained with these settings"
+        "Whether its run folder holds the last step, trained with the settings it reads"
         if not (self.path / "config.json").is_file():
             return False
         run = Run(self.path)
-        return run.finished() and run.config == self.cfg
+        same = run.kind == self.kind and not differences(run.config, self.cfg, self.kind)
+        return same and run.finished()
 
     def steps_done(self) -> int:
         "Steps told so far: the last whole line of metrics.jsonl, whose end alone is read"

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from .jobs import Job, seconds_of
-from .recipes import Recipe, reads
+from .recipes import Recipe
 from .stages import Lengths, recipe_hash, stages
-from ..base.config import Config, differences, preset
+from ..base.config import Config, differences, preset, reads
 from ..base.core import InputError, hash_file, hash_tensors, read_json
 from ..base.process import environment
 from ..data.kitti import KittiOdometry

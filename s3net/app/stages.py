@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .jobs import Job
-from .recipes import KINDS, Recipe, reads
-from ..base.config import Config, differences, preset, to_dict, with_changes
+from .recipes import Recipe
+from ..base.config import Config, differences, preset, reads, to_dict, unread, with_changes
 from ..base.core import InputError
 from ..train.networks import needs_segmenter
 
@@ -75,8 +75,8 @@ def _steps(recipe: Recipe, kind: str, cfg: Config, lengths: Lengths) -> int:
 
 def _settings(recipe: Recipe, kind: str, base: Config, seed: int, lengths: Lengths) -> Config:
     "The configuration of one training, but for the folders it stands on"
-    plain, others = preset(base.preset), set().union(*map(reads, KINDS)) - reads(kind)
-    back = {name: getattr(plain, name) for name in others}
+    plain = preset(base.preset)
+    back = {name: getattr(plain, name) for name in unread(kind)}
     own = {"seed": seed, "segmenter_run": "", "phase1_run": ""}
     cfg = with_changes(base, back | own | recipe.settings(kind, base.preset))
     last = {} if kind == recipe.graph[-1] else {"evaluate_every": 0}

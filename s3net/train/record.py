@@ -130,7 +130,7 @@ def what_differs(
 ) -> list[str]:  # in words; empty where nothing differs
     "What a run was begun with and would now be continued without"
     told = [f"kind ({run.kind} then, {kind} now)"] if run.kind != kind else []
-    changed = differences(run.config, cfg)
+    changed = differences(run.config, cfg, kind)
     told += [f"{name} ({a!r} then, {b!r} now)" for name, (a, b) in changed.items()]
     old = _environment(run).get("data", {}) if data is not None else {}
     for name in sorted(old.keys() & (data or {}).keys()):
