@@ -23,13 +23,13 @@ from .runs import RUNS
 from .sources import data_fingerprints
 
 # %% ../../nbs/6_train/694_again.ipynb #a6a10006
-def _as_halved(path: Path, cfg: Config) -> Config:
+def _as_halved(kind: str, path: Path, cfg: Config) -> Config:
     "The settings of a run that was halved before, where that is all that differs"
     if cfg.out_of_memory != "halve" or not (path / "config.json").is_file():
         return cfg
     now = Run(path).config
     same = now.batch * now.accumulate == cfg.batch * cfg.accumulate and now.batch < cfg.batch
-    return now if same and differences(now, cfg).keys() == {"batch", "accumulate"} else cfg
+    return now if same and differences(now, cfg, kind).keys() == {"batch", "accumulate"} else cfg
 
 
 def run_again(
@@ -44,7 +44,7 @@ def run_again(
     if kind not in RUNS:
         raise InputError(f"kind {kind!r} is unknown, expected one of {', '.join(RUNS)}")
     path = Path(path)
-    cfg = _as_halved(path, cfg) if resume else cfg
+    cfg = _as_halved(kind, path, cfg) if resume else cfg
     if anyway and resume and (path / "config.json").is_file():
         for told in led(lambda: readmit(path, kind, cfg, data_fingerprints(cfg))) or ():
             say(f"{path} goes on with another {told}")

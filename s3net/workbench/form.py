@@ -16,6 +16,7 @@ import ipywidgets as widgets
 
 from s3net.base.config import (
     _CHOICES,
+    KINDS,
     PRESETS,
     Config,
     DataConfig,
@@ -167,7 +168,7 @@ class NewRun:
         form: SettingsForm,  # preset and settings
     ) -> None:
         self.form = form
-        self.kind = choice("kind", "kind", ["segmenter", "phase1", "phase2"], kind, "what learns")
+        self.kind = choice("kind", "kind", list(KINDS), kind, "what learns")
         self.name = text_field("name", "name", name, "folder of the new run")
         self.begin = button("start", "Start", "train in a process of its own", "play")
         for control in (self.kind, form.preset, self.name, form.part):

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.config import PRESETS, Config, differences, from_dict, override, preset
+from ..base.config import KINDS, PRESETS, Config, differences, from_dict, override, preset
 from ..base.core import InputError, project_root, read_json, read_object, write_json
 from ..base.process import FLAGS, alive, process_start
 
@@ -117,7 +117,6 @@ def spell(
 
 # %% ../../nbs/8_workbench/811_trainer.ipynb #8cf62e0a
 _PROGRAM = "from s3net.app.start import main; main()"  # what the s3net command does
-_KINDS = ("segmenter", "phase1", "phase2")
 
 
 def _refuse(path: Path, resume: bool) -> None:
@@ -165,8 +164,8 @@ def launch(
 ) -> subprocess.Popen:  # of a process that outlives this one
     "Start a training in a process of its own and return at once"
     path = place(out)
-    if kind not in _KINDS:
-        raise InputError(f"kind {kind!r} is unknown, expected one of {', '.join(_KINDS)}")
+    if kind not in KINDS:
+        raise InputError(f"kind {kind!r} is unknown, expected one of {', '.join(KINDS)}")
     override(preset(start), words)
     _refuse(path, False)
     return _spawn(path, ["train", kind, *words, "--out", str(path), "--preset", start])
