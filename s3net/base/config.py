@@ -40,7 +40,7 @@ class DataConfig:
     reverse: float = 0.0  # chance of playing a real clip backwards, 0..1; ours
     jitter: float = 0.0  # strength of colour jitter on all frames of a sample, 0 = none (T2Net: 0)
     variety: float = 0.0  # strength of random light on what f_T and S_seg see, 0 = none; ours
-    label_variety: float = 0.0  # strength of errors in synthetic labels f_T hears, 0 = none; ours
+    label_variety: float = 0.0  # strength of errors in the labels f_T learns with, 0 = none; ours
     cache_gib: float = 4.0  # decoded samples are kept in memory up to this many GiB a side
 
 # %% ../../nbs/0_base/01_config.ipynb #90f0ba90
@@ -72,6 +72,7 @@ class LossConfig:
     "Weights and forms of Eq. 1 to Eq. 11"
 
     translate: bool = True  # False trains f_T on untranslated images (Table 4, row 1)
+    untranslated: float = 0.0  # share of synthetic pictures f_T sees as rendered, 0..1; ours
     gan_form: str = "least_squares"  # Eq. 1: least_squares, or log as printed (A1)
     alpha_gan: float = 1.0  # weight of Eq. 1 for G
     alpha_identity: float = 100.0  # alpha_r of Eq. 2 (T2Net: 100)
@@ -169,7 +170,7 @@ _CHOICES = {
 _RANGES = (
     (("flip", "reverse"), 0, 1),
     (("principal_y",), 0, 0.9),
-    (("decay_from", "bad_samples", "variety", "label_variety"), 0, 1),
+    (("decay_from", "bad_samples", "variety", "label_variety", "untranslated"), 0, 1),
     (("prefetch",), -1, 64),
     (
         ("max_depth", "cache_gib", "segmenter_width", "pose_translation", "pose_rotation"),

@@ -32,7 +32,7 @@ from ..losses.semantic import segmentation_loss
 from ..nets.discriminator import ImagePool, clamp_weights
 from .loop import Update
 from .networks import build_nets, depth_code, needs_segmenter
-from .sources import doubted, semantics_of, varied
+from .sources import doubted, mixed, semantics_of, varied
 from .state import TrainState, frozen
 
 # %% ../../nbs/6_train/66_phase1.ipynb #bd577a5c
@@ -148,7 +148,8 @@ def untranslated(
     cfg, (pair, clip) = phase.cfg, phase.batches(k)
     label_s, _ = _synthetic_labels(phase, pair)
     heard = doubted(cfg, label_s, k)
-    labels = None if heard is None else torch.cat([heard, clip.labels_tgt])
+    on_real = doubted(cfg, clip.labels_tgt, "real", k)
+    labels = None if heard is None else torch.cat([heard, on_real])
     images = varied(cfg, [pair.image_t, clip.image_tgt], "depth", k)
     coded = phase.nets["depth"](images, semantics_of(labels)).coded
     half = len(pair.image_t)
@@ -212,10 +213,11 @@ def translated(
     fake, fake_t1, same = _translate(phase, pair, clip)
     label_t, _ = _synthetic_labels(phase, pair)
     heard = semantics_of(doubted(cfg, label_t, k))
-    depth = nets["depth"](varied(cfg, [fake], "depth", k), heard)
+    shown = mixed(cfg, fake, pair.image_t, k)
+    depth = nets["depth"](varied(cfg, [shown], "depth", k), heard)
     on_real = None
     if cfg.alpha_smooth or cfg.alpha_feature:
-        labels = clip.labels_tgt if label_t is not None else None
+        labels = doubted(cfg, clip.labels_tgt, "real", k) if label_t is not None else None
         shown = varied(cfg, [clip.image_tgt], "depth on real", k)
         on_real = nets["depth"](shown, semantics_of(labels))
     with frozen(nets["discriminator"]):

@@ -23,7 +23,7 @@ from ..losses.view_synthesis import identity_errors
 from .loop import Update
 from .networks import build_nets, depth_code
 from .phase1 import metres_of
-from .sources import doubted, semantics_of, varied
+from .sources import doubted, mixed, semantics_of, varied
 from .state import TrainState, norms_kept
 
 # %% ../../nbs/6_train/67_phase2.ipynb #854f7f57
@@ -111,7 +111,8 @@ def supervised_inputs(
         with torch.no_grad():  # no inference mode: f_T's backward pass remembers G(x_t)
             channels = semantics_of(labels) if phase.cfg.semantics == "both" else None
             image = phase.translator(image, channels)
-    shown, depth = varied(phase.cfg, [image], "depth", k), phase.nets["depth"]
+    seen = mixed(phase.cfg, image, pair.image_t, k)
+    shown, depth = varied(phase.cfg, [seen], "depth", k), phase.nets["depth"]
     filmed = phase.cfg.alpha_pose or phase.cfg.alpha_mask
     kept = norms_kept(depth) if phase.cfg.real_statistics and filmed else nullcontext()
     with kept:
@@ -128,11 +129,14 @@ def clip_inputs(
     "Depth of the three frames as one batch, and the pose of the two neighbours"
     frames = [clip.image_tgt, clip.image_prev, clip.image_next]
     used = 3 if phase.cfg.mask == "bidirectional" and phase.cfg.alpha_mask and teach else 1
-    labels = None
-    if phase.cfg.semantics != "none":
-        labels = torch.cat([clip.labels_tgt, clip.labels_prev, clip.labels_next][:used])
     depth, was = phase.nets["depth"], phase.nets["depth"].training
     seen, learns = frames[:used], was and teach
+    labels = None
+    if phase.cfg.semantics != "none":
+        told = [clip.labels_tgt, clip.labels_prev, clip.labels_next][:used]
+        if learns:
+            told = [doubted(phase.cfg, each, "real", i, k) for i, each in enumerate(told)]
+        labels = torch.cat(told)
     shown = varied(phase.cfg, seen, "depth on real", k) if learns else torch.cat(seen)
     with torch.set_grad_enabled(teach and torch.is_grad_enabled()):
         coded = depth.train(learns)(shown, semantics_of(labels)).coded

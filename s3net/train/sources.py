@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['frame_range', 'real_files', 'synthetic_files', 'selection', 'cache_folder', 'real_dataset', 'data_fingerprints',
            'synthetic_dataset', 'stream', 'record_frames', 'recorded_frames', 'OraclePairs', 'semantics_of', 'segment',
-           'labelled', 'varied', 'doubted']
+           'labelled', 'varied', 'doubted', 'mixed']
 
 # %% ../../nbs/6_train/63_sources.ipynb #da86c059
 import re
@@ -28,7 +28,7 @@ from s3net.base.core import (
     write_json,
 )
 from ..base.limits import plain
-from ..base.ranks import ranks
+from ..base.ranks import own, ranks
 from ..data.cache import CachedClips, CachedPairs, CachedStream
 from ..data.kitti import FrameKey, KittiOdometry, KittiRaw, VideoClips
 from ..data.labels import label_cache, open_labels
@@ -386,10 +386,24 @@ def varied(
 
 def doubted(
     cfg: Config,  # label_variety, seed
-    labels: Tensor | None,  # (B,H,W) int64 class of synthetic frames, 255 = ignore
-    k: int,  # number of the batch
+    labels: Tensor | None,  # (B,H,W) int64 class, 255 = ignore
+    *what: str | int,  # names the draws: which frame, number of the batch
 ) -> Tensor | None:  # the same, with errors where `label_variety` is set
-    "What f_T is told of synthetic pictures while it learns"
+    "What f_T is told of pictures while it learns"
     if labels is None or not cfg.label_variety:
         return labels
-    return vary_labels(labels, generator(cfg.seed, "label variety", k), cfg.label_variety)
+    return vary_labels(labels, generator(cfg.seed, "label variety", *what), cfg.label_variety)
+
+
+def mixed(
+    cfg: Config,  # untranslated, seed
+    made: Tensor,  # (B,3,H,W) G(x_s), colour in [0,1]
+    rendered: Tensor,  # (B,3,H,W) x_s
+    k: int,  # number of the batch
+) -> Tensor:  # the same, with gradient for G(x_s)
+    "G(x_s), but some of the pictures as they were rendered where `untranslated` is set"
+    if not cfg.untranslated:
+        return made
+    total, source = len(made) * ranks().size, generator(cfg.seed, "untranslated", k)
+    coins = torch.rand(total, 1, 1, 1, generator=source)[own(total)]
+    return torch.where(coins.to(made.device) < cfg.untranslated, rendered, made)
