@@ -80,7 +80,8 @@ def mask_rows(
     for name, net in phase.nets.items():
         load_weights(net.eval(), weight_file(run, name))
     if cfg.semantics != "none":
-        clips = labelled(clips, load_given(run, "segmenter"), run.path / "labels")
+        net, folder = load_given(run, "segmenter"), run.path / "labels"
+        clips = labelled(clips, net, folder, least=cfg.label_confidence)
     rows = []
     for i in spread(len(clips), count):
         clip = collate([clips[i]])

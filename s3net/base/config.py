@@ -65,6 +65,7 @@ class NetConfig:
     segmenter_width: float = 1.0  # width multiplier of MobileNetV2 inside S_seg
     semantics: str = "none"  # label channels: none, depth (f_T only) or both (G and f_T)
     synthetic_labels: str = "truth"  # label channels of synthetic frames: truth or segmenter
+    label_confidence: float = 0.0  # f_T is told no label of film less probable than this; ours
 
 # %% ../../nbs/0_base/01_config.ipynb #377ff1d6
 @dataclass(frozen=True)
@@ -170,7 +171,18 @@ _CHOICES = {
 _RANGES = (
     (("flip", "reverse"), 0, 1),
     (("principal_y",), 0, 0.9),
-    (("decay_from", "bad_samples", "variety", "label_variety", "untranslated"), 0, 1),
+    (
+        (
+            "decay_from",
+            "bad_samples",
+            "variety",
+            "label_variety",
+            "untranslated",
+            "label_confidence",
+        ),
+        0,
+        1,
+    ),
     (("prefetch",), -1, 64),
     (
         ("max_depth", "cache_gib", "segmenter_width", "pose_translation", "pose_rotation"),
@@ -372,7 +384,7 @@ _PHASE1 = (  # read by phase 1 alone
 _PHASE2 = (  # read by phase 2 alone
     "alpha_task2 alpha_pose alpha_mask alpha_smooth2 mask reduce photometric_scales schedule "
     "self_ratio pose_steps lr_pose pose_net pose_width pose_translation pose_rotation "
-    "pose_sizes mask_sizes pose_frames real_statistics"
+    "pose_sizes mask_sizes pose_frames real_statistics label_confidence"
 ).split()
 _RECORD = (  # what is written down, where, and by which machine
     "preset seed device threads log_every snapshot_every shares_every checkpoint_every keep "

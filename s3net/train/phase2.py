@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.config import Config
-from ..base.core import InputError
+from ..base.core import IGNORE, InputError
 from ..data.loaders import BatchStream
 from ..data.samples import RealClip, SyntheticPair
 from ..losses.measures import depth_stats, mask_stats, pose_stats, warp_stats
@@ -56,6 +56,7 @@ class Phase2:
     segmenter: Callable[[Tensor], Tensor] | None = None  # labels synthetic frames; None = truth
     device: torch.device | str = "cpu"
     anchor: nn.Module | None = None  # f_T as phase 1 left it; None = nothing holds the scale
+    sure: Callable[[Tensor], Tensor] | None = None  # S_seg's labels, 255 where it is not sure
 
     def __post_init__(self) -> None:
         for net in (self.translator, self.anchor):
@@ -115,6 +116,9 @@ def supervised_inputs(
     shown, depth = varied(phase.cfg, [seen], "depth", k), phase.nets["depth"]
     filmed = phase.cfg.alpha_pose or phase.cfg.alpha_mask
     kept = norms_kept(depth) if phase.cfg.real_statistics and filmed else nullcontext()
+    if labels is not None and phase.sure is not None:
+        unsure = phase.sure(shown) == IGNORE
+        labels = labels.masked_fill(unsure.to(labels.device), IGNORE)
     with kept:
         heard = semantics_of(doubted(phase.cfg, labels, k))
         return depth(shown, heard).coded, pair.depth_t, image

@@ -235,10 +235,14 @@ def _opened(path: str | Path, kind: str, cfg: Config, resume: bool) -> Run:
 
 
 def _labelled(
-    clips: VideoClips | CachedClips, segmenter: nn.Module, run: Run, device: torch.device
+    clips: VideoClips | CachedClips,
+    segmenter: nn.Module,
+    run: Run,
+    device: torch.device,
+    least: float = 0.0,
 ) -> Sequence:
     "Clips with labels, which process 0 makes where they are missing"
-    return led(*[lambda: labelled(clips, segmenter, run.path / "labels", device)] * 2)
+    return led(*[lambda: labelled(clips, segmenter, run.path / "labels", device, least)] * 2)
 
 # %% ../../nbs/6_train/69_runs.ipynb #a95762dd
 def run_segmenter(
@@ -331,13 +335,16 @@ def run_phase2(
     if first is None and cfg.semantics != "none":
         source = _need(cfg.segmenter_run, "segmenter_run", "label channels need S_seg", "segmenter")
         led(lambda: adopt(run, source, ["segmenter"]))
-    judge = None
+    judge = sure = None
     if cfg.semantics != "none":
         net = load_given(run, "segmenter", device)
-        clips = _labelled(clips, net, run, device)
+        if cfg.label_confidence:
+            sure = segment(net, device, cfg.label_confidence)
+        clips = _labelled(clips, net, run, device, cfg.label_confidence)
         judge = segment(net, device) if cfg.synthetic_labels == "segmenter" else None
     real = stream(clips, cfg, "real")
-    phase = Phase2(cfg, state, synthetic, real, segmenter=judge, device=device, **given)
+    heard = {"segmenter": judge, "sure": sure}
+    phase = Phase2(cfg, state, synthetic, real, device=device, **heard, **given)
     return execute(phase, run, "phase 2", hooks, until)
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['frame_range', 'real_files', 'synthetic_files', 'selection', 'cache_folder', 'real_dataset', 'data_fingerprints',
-           'synthetic_dataset', 'stream', 'record_frames', 'recorded_frames', 'OraclePairs', 'semantics_of', 'segment',
-           'labelled', 'varied', 'doubted', 'mixed']
+           'synthetic_dataset', 'stream', 'record_frames', 'recorded_frames', 'OraclePairs', 'semantics_of',
+           'confident', 'segment', 'labelled', 'varied', 'doubted', 'mixed']
 
 # %% ../../nbs/6_train/63_sources.ipynb #da86c059
 import re
@@ -338,16 +338,28 @@ def semantics_of(
     return None if labels is None else one_hot(labels, len(CLASSES))
 
 
+def confident(
+    logits: Tensor,  # (B,C,H,W) of S_seg
+    least: float = 0.0,  # smallest probability of a class that is told, 0..1; 0 = all are
+) -> Tensor:  # (B,H,W) int64 class, 255 = not sure enough
+    "The likeliest class of each pixel, or none where S_seg is not sure"
+    if not least:
+        return logits.argmax(1)
+    chance, labels = logits.float().softmax(1).max(1)
+    return labels.masked_fill(chance < least, IGNORE)
+
+
 def segment(
     segmenter: nn.Module,  # S_seg
     device: torch.device | str,  # where it lives
+    least: float = 0.0,  # as for `confident`
 ) -> Callable[[Tensor], Tensor]:  # (B,3,H,W) colour in [0,1] -> (B,H,W) class, on the CPU
     "S_seg as a function from images to classes"
 
     @torch.inference_mode()  # classes, compared and never differentiated
     def predict(images: Tensor) -> Tensor:
         was = segmenter.training
-        labels = segmenter.eval()(images.to(device)).argmax(1).cpu()
+        labels = confident(segmenter.eval()(images.to(device)), least).cpu()
         segmenter.train(was)
         return labels
 
@@ -359,9 +371,11 @@ def labelled(
     segmenter: nn.Module,  # S_seg that labels it
     folder: str | Path,  # where the label maps are kept, unless in the cache
     device: torch.device | str = "cpu",  # where S_seg lives
+    least: float = 0.0,  # as for `confident`; labels given with the cache are told as they are
 ) -> Sequence:  # of RealClip with labels
     "Real clips with labels: those given with the cache, else from S_seg, made once and kept"
-    name, predict = hash_tensors(segmenter.state_dict()), segment(segmenter, device)
+    name, predict = hash_tensors(segmenter.state_dict()), segment(segmenter, device, least)
+    name += f"-{least:g}" if least else ""
     if not isinstance(clips, CachedClips):
         return attach_labels(clips, label_frames(clips, predict, folder, name))
     given = open_labels(clips)
