@@ -29,7 +29,7 @@ BREAK = 3  # the step after which a checkpoint is kept
 CASES = {  # name -> settings, batch norm in training mode
     "phase1": (
         dict(semantics="both", accumulate=2, clip_gradient=1.0, alpha_feature=0.1, jitter=0.2)
-        | dict(variety=0.5, label_variety=0.5),
+        | dict(variety=0.5, label_variety=0.5, untranslated=0.5),
         False,
     ),
     "phase2": (dict(alpha_pose=0.3, alpha_smooth2=0.1, accumulate=2, variety=0.5), False),
