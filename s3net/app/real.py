@@ -60,7 +60,6 @@ def real_plan(
         jitter=0.2,
         variety=1.0,
         label_variety=1.0,
-        label_confidence=0.9,
         untranslated=0.5,
         depth_code="log",
         depth_norm="group",
