@@ -22,6 +22,7 @@ from ..data.miniworld import render_world
 from ..eval.depth import Result, constant_predictor, get_protocol
 from ..eval.runs import evaluate_model, evaluate_run, test_samples
 from ..eval.tables import Row, table
+from ..train.loop import imitated
 from ..train.record import environment
 
 # %% ../../nbs/9_app/93_real.ipynb #415987bc
@@ -78,6 +79,8 @@ def real_plan(
     else:
         lengths = dict(segmenter_steps=6000, phase1_steps=8000, phase2_steps=12000)
     base = with_changes(base, changes)
+    half = with_changes(base, dict(precision="bf16"))
+    base = half if on_cpu and not imitated(half) else base
     return DemoPlan(Path(out), world, base, rates=dict(rates or {}), **lengths)
 
 

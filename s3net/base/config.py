@@ -30,6 +30,7 @@ class DataConfig:
     real_cameras: str = "2"  # colour cameras of KITTI raw, comma separated: 2 left, 3 right
     real_list: str = ""  # target frames to train on: a name from `s3net data lists`, or a JSON file
     synthetic_list: str = ""  # first frames of the synthetic pairs: such a name, or a JSON file
+    unlike_list: str = ""  # pairs of which film shows nothing: G and D_R do not learn on them; ours
     cache: str = ""  # folder written by `s3net data cache`, read instead of the files; empty = none
     fix_cx: bool = False  # the odometry calib was scaled as cx*s: correct it on reading
     height: int = 192  # rows of the network input, divisible by 16 (paper: 192)
@@ -74,6 +75,7 @@ class LossConfig:
 
     translate: bool = True  # False trains f_T on untranslated images (Table 4, row 1)
     untranslated: float = 0.0  # share of synthetic pictures f_T sees as rendered, 0..1; ours
+    task_to_translator: float = 1.0  # share of Eq. 5's gradient that reaches G, 0..1 (paper: 1)
     gan_form: str = "least_squares"  # Eq. 1: least_squares, or log as printed (A1)
     alpha_gan: float = 1.0  # weight of Eq. 1 for G
     alpha_identity: float = 100.0  # alpha_r of Eq. 2 (T2Net: 100)
@@ -178,6 +180,7 @@ _RANGES = (
             "variety",
             "label_variety",
             "untranslated",
+            "task_to_translator",
             "label_confidence",
         ),
         0,
@@ -377,9 +380,9 @@ def _read(
 # %% ../../nbs/0_base/01_config.ipynb #767ebfcc
 KINDS = ("segmenter", "phase1", "phase2")  # in the order in which they build on each other
 _PHASE1 = (  # read by phase 1 alone
-    "translate gan_form alpha_gan alpha_identity alpha_seg train_segmenter alpha_flow flow_form "
-    "alpha_task alpha_smooth alpha_feature pool critic_every lr_translator lr_discriminator "
-    "betas_gan discriminator_width oracle"
+    "translate unlike_list task_to_translator gan_form alpha_gan alpha_identity alpha_seg "
+    "train_segmenter alpha_flow flow_form alpha_task alpha_smooth alpha_feature pool critic_every "
+    "lr_translator lr_discriminator betas_gan discriminator_width oracle"
 ).split()
 _PHASE2 = (  # read by phase 2 alone
     "alpha_task2 alpha_pose alpha_mask alpha_smooth2 mask reduce photometric_scales schedule "

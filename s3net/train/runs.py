@@ -46,6 +46,7 @@ from s3net.train.record import (
 from .segmenter import SegmenterPhase, segmenter_state, validate_segmenter
 from s3net.train.sources import (
     OraclePairs,
+    apart,
     data_fingerprints,
     labelled,
     real_dataset,
@@ -284,7 +285,10 @@ def run_phase1(
     if judged:
         _need(cfg.segmenter_run, "segmenter_run", "phase 1 uses S_seg", "segmenter")
     device = make_accelerator(cfg).device
-    synthetic = stream(OraclePairs(cfg) if cfg.oracle else synthetic_dataset(cfg), cfg, "synthetic")
+    if cfg.oracle or not cfg.translate:
+        pairs, unlike = OraclePairs(cfg) if cfg.oracle else synthetic_dataset(cfg), None
+    else:
+        pairs, unlike = apart(synthetic_dataset(cfg), cfg)
     clips = real_dataset(cfg)
     run = _opened(path, "phase1", cfg, resume)
     led(lambda: record_frames(run.path, clips))
@@ -294,7 +298,9 @@ def run_phase1(
         load_weights(state.modules["segmenter"], run.path / "inputs" / "segmenter.safetensors")
     if cfg.semantics != "none":
         clips = _labelled(clips, state.modules["segmenter"], run, device)
-    phase = Phase1(cfg, state, synthetic, stream(clips, cfg, "real"), device)
+    streams = stream(pairs, cfg, "synthetic"), stream(clips, cfg, "real")
+    others = None if unlike is None else stream(unlike, cfg, "unlike")
+    phase = Phase1(cfg, state, *streams, device, others)
     return execute(phase, run, "phase 1" if cfg.translate else "no translation", hooks, until)
 
 # %% ../../nbs/6_train/69_runs.ipynb #cf459493

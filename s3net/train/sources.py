@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['frame_range', 'real_files', 'synthetic_files', 'selection', 'cache_folder', 'real_dataset', 'data_fingerprints',
-           'synthetic_dataset', 'stream', 'record_frames', 'recorded_frames', 'OraclePairs', 'semantics_of',
+           'synthetic_dataset', 'apart', 'stream', 'record_frames', 'recorded_frames', 'OraclePairs', 'semantics_of',
            'confident', 'segment', 'labelled', 'varied', 'doubted', 'mixed']
 
 # %% ../../nbs/6_train/63_sources.ipynb #da86c059
@@ -140,14 +140,20 @@ def synthetic_files(
     "The synthetic pairs a configuration names, of either release"
     old = (Path(cfg.synthetic) / "vkitti_1.3.1_rgb").is_dir()
     data = (VirtualKitti1 if old else VirtualKitti2)(cfg.synthetic, cfg.size).cut(cfg.principal_y)
-    if not cfg.synthetic_list:
-        return data
+    return _listed_pairs(data, cfg, "synthetic_list") if cfg.synthetic_list else data
+
+
+def _listed_pairs(
+    data: SyntheticClips | CachedPairs, cfg: Config, setting: str
+) -> SyntheticClips | CachedPairs:
+    "The pairs that a setting lists, in its order"
+    listed = getattr(cfg, setting)
     place = {(_scene(key[0]), *key[1:]): key for key in data.keys}
-    wanted = [(_scene(scene), *rest) for scene, *rest in read_list(cfg.synthetic_list)]
+    wanted = [(_scene(scene), *rest) for scene, *rest in read_list(listed)]
     missing = [key for key in wanted if key not in place]
     if missing or not wanted:
         raise InputError(
-            f"{cfg.synthetic} lacks {len(missing)} of {len(wanted)} pairs of {cfg.synthetic_list}, "
+            f"{cfg.synthetic} lacks {len(missing)} of {len(wanted)} pairs of {listed}, "
             f"first frame {missing[0][2]} of scene {missing[0][0]} {missing[0][1]}; expected them "
             f"all, see `s3net data lists --check {cfg.synthetic}`"
         )
@@ -239,6 +245,23 @@ def synthetic_dataset(
             "add scenes"
         )
     return _only(data, [k for k in data.keys if (k[0] == scenes[-1]) == (part == "val")])
+
+
+def apart(
+    data: SyntheticClips | CachedPairs,  # from `synthetic_dataset`
+    cfg: Config,  # unlike_list
+) -> tuple[SyntheticClips | CachedPairs, SyntheticClips | CachedPairs | None]:
+    "The pairs G and D_R learn on, and those of which film shows nothing; None = there are none"
+    if not cfg.unlike_list:
+        return data, None
+    unlike = _listed_pairs(data, cfg, "unlike_list")
+    left = set(data.keys) - set(unlike.keys)
+    if not left:
+        raise InputError(
+            f"setting unlike_list is {cfg.unlike_list}, which lists all {len(data.keys)} pairs; "
+            "expected some left for G to learn on, shorten the list"
+        )
+    return _only(data, [key for key in data.keys if key in left]), unlike
 
 
 def stream(
