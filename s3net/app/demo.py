@@ -188,6 +188,7 @@ def settings_of(
     "Settings of a result that travels: its miniworld by name, no folders of the machine"
     folders = ("synthetic", "real", "cache", "evaluate_on")
     found = {name: value for name, value in to_dict(cfg).items() if name not in folders}
+    found |= {name: Path(found[name]).name for name in found if name.endswith("_list")}
     stamp = Path(cfg.synthetic).parent / "world.json"
     return found | ({"world": read_json(stamp)["preset"]} if stamp.is_file() else {})
 
