@@ -29,7 +29,7 @@ BREAK = 3  # the step after which a checkpoint is kept
 CASES = {  # name -> settings, batch norm in training mode
     "phase1": (
         dict(semantics="both", accumulate=2, clip_gradient=1.0, alpha_feature=0.1, jitter=0.2)
-        | dict(variety=0.5, label_variety=0.5, untranslated=0.5),
+        | dict(variety=0.5, label_variety=0.5, untranslated=0.5, task_to_translator=0.5),
         False,
     ),
     "phase2": (dict(alpha_pose=0.3, alpha_smooth2=0.1, accumulate=2, variety=0.5), False),
@@ -74,7 +74,9 @@ def phase_of(name: str, cfg: Config, trained_norms: bool, folder: Path) -> Phase
         for data, side in ((synthetic_dataset(cfg), "synthetic"), (clips, "real"))
     ]
     if name.startswith("phase1"):
-        return Phase1(cfg, in_double(phase1_state(cfg), trained_norms), *streams)
+        other = Double(stream(synthetic_dataset(cfg), cfg, "unlike"))
+        given = dict(unlike=other, share=0.5)
+        return Phase1(cfg, in_double(phase1_state(cfg), trained_norms), *streams, **given)
     given = dict(translator=nets["translator"].double(), anchor=nets["depth"].double())
     return Phase2(cfg, in_double(phase2_state(cfg), trained_norms), *streams, **given)
 

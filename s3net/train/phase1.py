@@ -72,6 +72,7 @@ class Phase1:
     real: BatchStream  # of RealClip, with labels where semantics are on
     device: torch.device | str = "cpu"
     unlike: BatchStream | None = None  # of SyntheticPair of which film shows nothing; None = none
+    share: float = 0.0  # of what f_T and S_seg learn on, taken from unlike, 0..1
 
     def __post_init__(self) -> None:
         self.fakes: dict[int, Fakes] = {}
@@ -205,8 +206,7 @@ def _translate(phase: Phase1, pair: SyntheticPair, clip: RealClip, k: int) -> Ma
     lesson = Lesson(pair.image_t, made[0], pair.depth_t, pair.labels_t, label_t)
     if other is not None:
         stand_in = Lesson(other.image_t, made[-1].detach(), other.depth_t, other.labels_t, told)
-        count, here = (len(s.dataset) for s in (phase.unlike, phase.synthetic))
-        lesson = _replaced(lesson, stand_in, count / (count + here), cfg.seed, k)
+        lesson = _replaced(lesson, stand_in, phase.share, cfg.seed, k)
     real = made[1 + bool(cfg.alpha_flow)] if cfg.alpha_identity else None
     return Made(made[0], made[1] if cfg.alpha_flow else None, real, lesson)
 

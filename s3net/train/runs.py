@@ -299,8 +299,10 @@ def run_phase1(
     if cfg.semantics != "none":
         clips = _labelled(clips, state.modules["segmenter"], run, device)
     streams = stream(pairs, cfg, "synthetic"), stream(clips, cfg, "real")
-    others = None if unlike is None else stream(unlike, cfg, "unlike")
-    phase = Phase1(cfg, state, *streams, device, others)
+    phase = Phase1(cfg, state, *streams, device)
+    if unlike is not None:
+        phase.unlike = stream(unlike, cfg, "unlike")
+        phase.share = len(unlike) / (len(unlike) + len(pairs))
     return execute(phase, run, "phase 1" if cfg.translate else "no translation", hooks, until)
 
 # %% ../../nbs/6_train/69_runs.ipynb #cf459493
