@@ -52,6 +52,7 @@ class NetConfig:
     translator_width: int = 64  # first-layer channels of G (T2Net: 64)
     translator_blocks: int = 7  # residual blocks of G (T2Net: 7)
     translator_residual: bool = False  # G paints a change, for short trainings (T2Net: no)
+    translator_paint: str = "sum"  # how G's change is added: sum, cut to [0,1], or share; ours
     translator_upsample: str = "transposed"  # how G doubles its maps: transposed (T2Net) or resize
     depth_net: str = "unet"  # f_T: unet, vgg, resnet50 (paper compares), resnet18 or dispnet
     depth_code: str = "linear"  # how f_T's outputs stand for metres: linear (T2Net) or log
@@ -148,6 +149,7 @@ class TrainConfig:
 # %% ../../nbs/0_base/01_config.ipynb #87108ef7
 _CHOICES = {
     "real_format": ("kitti_raw", "kitti_odometry"),
+    "translator_paint": ("sum", "share"),
     "translator_upsample": ("transposed", "resize"),
     "depth_net": ("unet", "vgg", "resnet50", "resnet18", "dispnet"),
     "depth_code": ("linear", "log"),

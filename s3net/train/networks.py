@@ -163,6 +163,7 @@ def build_nets(
             both,
             cfg.translator_blocks,
             residual=cfg.translator_residual,
+            paint=cfg.translator_paint,
             upsample=cfg.translator_upsample,
         ),
         "depth": lambda: depth_net(cfg),
