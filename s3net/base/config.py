@@ -89,6 +89,7 @@ class LossConfig:
     alpha_smooth: float = 0.1  # alpha_s of Eq. 6, on real images (T2Net: 0.1)
     alpha_feature: float = 0.0  # feature discriminator of T2Net, absent from Eq. 7 (A3; T2Net: 0.1)
     pool: int = 20  # translated images remembered for D_R (T2Net: 20)
+    critic_batch: str = "apart"  # batch norm of D_R: real and translated apart, or together; ours
     critic_every: int = 1  # train D_R every so many steps (T2Net: 5)
     alpha_pose: float = 0.0  # alpha_pose of Eq. 9; 0 where masks are on (A13)
     alpha_mask: float = 1.0  # alpha_mask of Eq. 10
@@ -160,6 +161,7 @@ _CHOICES = {
     "synthetic_labels": ("truth", "segmenter"),
     "gan_form": ("least_squares", "log"),
     "flow_form": ("forward", "literal"),
+    "critic_batch": ("apart", "together"),
     "mask": ("bidirectional", "forward"),
     "reduce": ("min", "mean"),
     "photometric_scales": (1, 2, 3, 4),
@@ -384,7 +386,7 @@ KINDS = ("segmenter", "phase1", "phase2")  # in the order in which they build on
 _PHASE1 = (  # read by phase 1 alone
     "translate unlike_list task_to_translator gan_form alpha_gan alpha_identity alpha_seg "
     "train_segmenter alpha_flow flow_form alpha_task alpha_smooth alpha_feature pool critic_every "
-    "lr_translator lr_discriminator betas_gan discriminator_width oracle"
+    "critic_batch lr_translator lr_discriminator betas_gan discriminator_width oracle"
 ).split()
 _PHASE2 = (  # read by phase 2 alone
     "alpha_task2 alpha_pose alpha_mask alpha_smooth2 mask reduce photometric_scales schedule "

@@ -263,7 +263,7 @@ def translated(
         shown = varied(cfg, [clip.image_tgt], "depth on real", k)
         on_real = nets["depth"](shown, semantics_of(labels))
     with frozen(nets["discriminator"]):
-        fake_map = nets["discriminator"](fake)
+        fake_map, _ = _scores(cfg, nets["discriminator"], fake, clip.image_tgt, False)
     opinions: list[Tensor] = []
     report = phase1_objective(
         phase1_weights(cfg),
@@ -341,6 +341,16 @@ def _pooled(pool: ImagePool, fake: Tensor, coin: torch.Generator) -> Tensor:
     return mixed[own(len(mixed))]
 
 
+def _scores(
+    cfg: Config, net: nn.Module, fake: Tensor, real: Tensor, both: bool
+) -> tuple[Tensor, Tensor | None]:
+    "D_R's scores of translated pictures and, where both are asked for, of real ones"
+    if cfg.critic_batch == "together":
+        fake_map, real_map = net(torch.cat([fake, real])).split([len(fake), len(real)])
+        return fake_map, real_map
+    return net(fake), net(real) if both else None
+
+
 def critic(
     phase: Phase1,  # whose last translations are judged
     step: int,  # names the pool's coin
@@ -349,8 +359,8 @@ def critic(
     "Eq. 1 for D_R: real against pooled, detached translations"
     held, net = phase.fakes[micro], phase.nets["discriminator"]
     coin = generator(phase.cfg.seed, "pool", step, micro)
-    fake_map = net(_pooled(phase.state.extras["pool"], held.fake, coin))
-    real_map = net(held.real)
+    fake = _pooled(phase.state.extras["pool"], held.fake, coin)
+    fake_map, real_map = _scores(phase.cfg, net, fake, held.real, True)
     report = weighted_sum(
         {"critic": (1.0, lambda: critic_adversarial(real_map, fake_map, phase.cfg.gan_form))}
     )
