@@ -65,10 +65,6 @@ def real_plan(
         variety=1.0,
         label_variety=1.0,
         untranslated=0.5,
-        unlike_list=str(world / "jams.json"),
-        translator_paint="share",
-        critic_batch="together",
-        task_to_translator=0.0,
         depth_code="log",
         depth_norm="group",
         schedule="weighted",
@@ -81,8 +77,8 @@ def real_plan(
         threads=1 if on_cpu else 0,
     )
     if size == "mini":
-        changes |= dict(batch=4, lr_translator=1e-4)
-        lengths = dict(segmenter_steps=4800, phase1_steps=1200, phase2_steps=2200)
+        changes |= dict(batch=4)
+        lengths = dict(segmenter_steps=4800, phase1_steps=2400, phase2_steps=2600)
     else:
         lengths = dict(segmenter_steps=6000, phase1_steps=8000, phase2_steps=12000)
     base = with_changes(base, changes)
