@@ -285,10 +285,10 @@ def translated(
     maps |= {"truth": lesson.depth, "depth": metres_of(depth.coded[0], cfg)}
     maps |= {"depth_real": metres_of(on_real.coded[0], cfg)} if on_real is not None else {}
     coded = None if on_real is None else on_real.coded[0].detach()
-    pupil, judge = report.maps.get("labels"), pair.labels_t
+    pupil, judge = (report.maps.get("labels"), lesson.labels), (pair.labels_t, opinions)
     return report._replace(
         maps=report.maps | {name: m.detach() for name, m in maps.items()},
-        measure=lambda: _measures(cfg, coded, (pupil, lesson.labels), (judge, opinions)),
+        measure=lambda: _measures(cfg, coded, pupil, judge),
     )
 
 # %% ../../nbs/6_train/66_phase1.ipynb #79969583
