@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..base.config import Config
 from ..base.core import MOVABLE, InputError, generator
-from ..base.ranks import gathered, own, ranks
+from ..base.ranks import gathered, own
 from ..data.loaders import BatchStream
 from ..data.samples import RealClip, SyntheticPair
 from ..losses.adversarial import critic_adversarial
@@ -33,7 +33,7 @@ from ..losses.semantic import segmentation_loss
 from ..nets.discriminator import ImagePool, clamp_weights
 from .loop import Update
 from .networks import build_nets, depth_code, needs_segmenter
-from .sources import doubted, mixed, semantics_of, varied
+from .sources import doubted, drawn, mixed, semantics_of, varied
 from .state import TrainState, frozen
 
 # %% ../../nbs/6_train/66_phase1.ipynb #bd577a5c
@@ -177,6 +177,7 @@ class Lesson(NamedTuple):
     depth: Tensor  # (B,1,H,W) metres
     labels: Tensor  # (B,H,W) true class
     told: Tensor | None  # (B,H,W) class that label channels are made of
+    ours: Tensor | None = None  # (B,1,1,1) bool, rows G learns on too; None = all
 
 
 class Made(NamedTuple):
@@ -212,16 +213,13 @@ def _translate(phase: Phase1, pair: SyntheticPair, clip: RealClip, k: int) -> Ma
 
 
 def _replaced(lesson: Lesson, other: Lesson, share: float, seed: int, k: int) -> Lesson:
-    "A share of the rows from another batch, drawn for the batch of all processes"
-    total = len(lesson.rendered) * ranks().size
-    rows = (torch.rand(total, generator=generator(seed, "unlike", k)) < share)[own(total)]
+    "A share of the rows from another batch"
+    rows = drawn(share, len(lesson.rendered), seed, "unlike", k).to(lesson.rendered.device)
 
     def one(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        if a is None:
-            return None
-        return torch.where(rows.to(a.device).view(-1, *[1] * (a.ndim - 1)), b, a)
+        return None if a is None else torch.where(rows.view(-1, *[1] * (a.ndim - 1)), b, a)
 
-    return Lesson(*map(one, lesson, other))
+    return Lesson(*map(one, lesson[:5], other[:5]), ~rows.view(-1, 1, 1, 1))
 
 
 def pair_mask(
@@ -284,6 +282,8 @@ def translated(
     maps = {"image": lesson.rendered, "translated": lesson.made, "real": clip.image_tgt}
     maps |= {"truth": lesson.depth, "depth": metres_of(depth.coded[0], cfg)}
     maps |= {"depth_real": metres_of(on_real.coded[0], cfg)} if on_real is not None else {}
+    if lesson.ours is not None:  # the flow is that of pictures which others stand in for
+        maps |= {n: m * lesson.ours for n, m in report.maps.items() if n.startswith("flow")}
     coded = None if on_real is None else on_real.coded[0].detach()
     pupil, judge = (report.maps.get("labels"), lesson.labels), (pair.labels_t, opinions)
     return report._replace(

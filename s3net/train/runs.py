@@ -285,10 +285,7 @@ def run_phase1(
     if judged:
         _need(cfg.segmenter_run, "segmenter_run", "phase 1 uses S_seg", "segmenter")
     device = make_accelerator(cfg).device
-    if cfg.oracle or not cfg.translate:
-        pairs, unlike = OraclePairs(cfg) if cfg.oracle else synthetic_dataset(cfg), None
-    else:
-        pairs, unlike = apart(synthetic_dataset(cfg), cfg)
+    pairs, unlike = (OraclePairs(cfg), None) if cfg.oracle else apart(synthetic_dataset(cfg), cfg)
     clips = real_dataset(cfg)
     run = _opened(path, "phase1", cfg, resume)
     led(lambda: record_frames(run.path, clips))

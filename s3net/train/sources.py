@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['frame_range', 'real_files', 'synthetic_files', 'selection', 'cache_folder', 'real_dataset', 'data_fingerprints',
            'synthetic_dataset', 'apart', 'stream', 'record_frames', 'recorded_frames', 'OraclePairs', 'semantics_of',
-           'confident', 'segment', 'labelled', 'varied', 'doubted', 'mixed']
+           'confident', 'segment', 'labelled', 'varied', 'doubted', 'drawn', 'mixed']
 
 # %% ../../nbs/6_train/63_sources.ipynb #da86c059
 import re
@@ -249,10 +249,10 @@ def synthetic_dataset(
 
 def apart(
     data: SyntheticClips | CachedPairs,  # from `synthetic_dataset`
-    cfg: Config,  # unlike_list
+    cfg: Config,  # unlike_list, translate
 ) -> tuple[SyntheticClips | CachedPairs, SyntheticClips | CachedPairs | None]:
     "The pairs G and D_R learn on, and those of which film shows nothing; None = there are none"
-    if not cfg.unlike_list:
+    if not (cfg.unlike_list and cfg.translate):
         return data, None
     unlike = _listed_pairs(data, cfg, "unlike_list")
     left = set(data.keys) - set(unlike.keys)
@@ -432,6 +432,16 @@ def doubted(
     return vary_labels(labels, generator(cfg.seed, "label variety", *what), cfg.label_variety)
 
 
+def drawn(
+    share: float,  # chance of each row, 0..1
+    rows: int,  # of this process's batch
+    *what: int | str,  # names the draw: seed, what for, number of the batch
+) -> Tensor:  # (rows,) bool, on the CPU
+    "Rows drawn for the batch of all processes, those of this one"
+    total = rows * ranks().size
+    return (torch.rand(total, generator=generator(*what)) < share)[own(total)]
+
+
 def mixed(
     cfg: Config,  # untranslated, seed
     made: Tensor,  # (B,3,H,W) G(x_s), colour in [0,1]
@@ -441,6 +451,5 @@ def mixed(
     "G(x_s), but some of the pictures as they were rendered where `untranslated` is set"
     if not cfg.untranslated:
         return made
-    total, source = len(made) * ranks().size, generator(cfg.seed, "untranslated", k)
-    coins = torch.rand(total, 1, 1, 1, generator=source)[own(total)]
-    return torch.where(coins.to(made.device) < cfg.untranslated, rendered, made)
+    rows = drawn(cfg.untranslated, len(made), cfg.seed, "untranslated", k)
+    return torch.where(rows.to(made.device)[:, None, None, None], rendered, made)
