@@ -19,6 +19,7 @@ import typer
 
 from .ablate import Outcome, Plan, ground, plan_of, run_ablation
 from .cluster import on_cluster
+from .demo import read_lengths
 from .recipes import TABLES
 from .results import PROTOCOL_NAMES, make3d_in, motion_in
 from .stages import Lengths
@@ -30,7 +31,7 @@ from s3net.app.verdict import (
     row_name,
     steps_grid,
 )
-from ..base.core import InputError, atomic_path
+from ..base.core import atomic_path
 from ..eval.depth import get_protocol
 from s3net.eval.elsewhere import (
     make3d_grid,
@@ -249,12 +250,7 @@ Scheduler = Annotated[
 
 def _lengths(words: str) -> Lengths | None:
     "Three numbers as lengths"
-    if not words:
-        return None
-    parts = words.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-        raise InputError(f"--lengths is {words!r}, expected three numbers such as 200,350,650")
-    return Lengths(*map(int, parts))
+    return Lengths(*read_lengths(words)) if words else None
 
 
 def _run(plan: Plan, jobs: int | None, cluster: str) -> Outcome:

@@ -78,7 +78,8 @@ def real_plan(
     )
     if size == "mini":
         changes |= dict(batch=4)
-        lengths = dict(segmenter_steps=4800, phase1_steps=2400, phase2_steps=2600)
+        rates = {"s3net": 0.3} | dict(rates or {})
+        lengths = dict(segmenter_steps=4800, phase1_steps=800, phase2_steps=800)
     else:
         lengths = dict(segmenter_steps=6000, phase1_steps=8000, phase2_steps=12000)
     base = with_changes(base, changes)
@@ -150,6 +151,7 @@ def run_real(
         "seconds": time.perf_counter() - started,
         "environment": environment(),
         "depth_updates": plan.depth_updates,
+        "lengths": plan.lengths,
         "config": settings_of(plan.base),
         "rates": dict(plan.rates),
     }

@@ -35,9 +35,11 @@ def _comparable(path: Path, settings: Mapping, first: Mapping) -> None:
 
 
 def _settings(result: Mapping) -> dict:
-    "Config, length and factors on learning rates of one result"
+    "Config, lengths and factors on learning rates of one result"
     rates = {f"rate of {row}": factor for row, factor in result.get("rates", {}).items()}
-    return result["config"] | rates | {"depth_updates": result.get("depth_updates")}
+    updates = {"depth_updates": result.get("depth_updates")}
+    lengths = {f"length of {part}": steps for part, steps in result.get("lengths", {}).items()}
+    return result["config"] | rates | updates | lengths
 
 
 def _row_figures(result: Mapping) -> dict[str, dict[str, float]]:
