@@ -10,6 +10,7 @@ __all__ = ['REAL_PROTOCOLS', 'TRAIN_FRAMES', 'HELD_OUT', 'TITLES', 'PAGE', 'real
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -74,7 +75,6 @@ def real_plan(
         pose_sizes=4,
         pose_rotation=0.1,
         mask_sizes=3,
-        threads=1 if on_cpu else 0,
     )
     if size == "mini":
         changes |= dict(batch=4)
@@ -104,11 +104,15 @@ def list_jams(
 def real_jobs(
     plan: DemoPlan,  # from `real_plan`
 ) -> list:  # one job a training
-    "S_seg, synthetic only, and both phases of S3Net"
+    "S_seg, synthetic only, and both phases of S3Net; on a CPU the first two share its cores"
+    jobs = {job.path.name: job for job in demo_jobs(plan)}
+    both = min(2, os.cpu_count() or 1)
+    threads = dict(segmenter=1, phase1=both, s3net=both, no_translation=1)
+    if plan.base.threads or (plan.base.device != "cpu" and torch.cuda.is_available()):
+        return [jobs[name] for name in threads]
     return [
-        job
-        for job in demo_jobs(plan)
-        if job.path.name in ("segmenter", "no_translation", "phase1", "s3net")
+        replace(jobs[name], cfg=with_changes(jobs[name].cfg, dict(threads=count)))
+        for name, count in threads.items()
     ]
 
 # %% ../../nbs/9_app/93_real.ipynb #9030ac8a
