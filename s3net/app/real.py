@@ -104,7 +104,7 @@ def list_jams(
 def real_jobs(
     plan: DemoPlan,  # from `real_plan`
 ) -> list:  # one job a training
-    "S_seg, synthetic only, and both phases of S3Net; on a CPU the first two share its cores"
+    "S_seg, synthetic only, and both phases of S3Net, which train alone: with two CPU threads"
     jobs = {job.path.name: job for job in demo_jobs(plan)}
     both = min(2, os.cpu_count() or 1)
     threads = dict(segmenter=1, phase1=both, s3net=both, no_translation=1)
