@@ -40,7 +40,7 @@ def main() -> int:
     flags = skip_flags(set(parser.parse_args().flags.split()))
     start, paths, tally = time.monotonic(), notebooks(), Tally()
     broken = run_all(paths, flags)
-    options = ["-q", "-p", "no:cacheprovider", "--timeout=300", "--tb=short"]
+    options = ["-q", "-p", "no:cacheprovider", "--timeout=300", "--tb=short", "--durations=20"]
     options += ["-n", str(min(2, os.cpu_count() or 1)), "--dist", "loadfile"]
     code = pytest.main([*options, str(project_root() / "tests")], plugins=[tally])
     cells = report_skips(paths, flags)

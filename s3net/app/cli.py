@@ -155,10 +155,14 @@ def evaluate_command(
     protocol: Annotated[
         str, typer.Option(help="names from eval.depth, comma separated; +median scales")
     ] = ("miniworld80,miniworld80+median"),
+    segmenter: Annotated[
+        Path | None,
+        typer.Option(help="a run whose S_seg labels the pictures in place of RUN's own"),
+    ] = None,
 ) -> None:
     "Evaluate a run on laser truth and print the table with its protocol."
     listed, names = read_frames(frames) if frames else None, protocol.split(",")
-    ours = evaluate_run(run, data, listed, names)
+    ours = evaluate_run(run, data, listed, names, segmenter=segmenter)
     constant = evaluate_model(constant_predictor(10.0), data, listed, names, Run(run).config.size)
     rows = [Row(run.name, r) for r in ours] + [Row("constant 10 m", r) for r in constant]
     typer.echo(table(rows, "text"))

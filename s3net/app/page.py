@@ -62,7 +62,7 @@ def translated_rows(
         pair = pairs[i]
         row = {"synthetic": to_uint8(pair.image_t)}
         for name, (net, own) in nets.items():
-            labels = semantics_of(pair.labels_t[None]) if own.semantics == "both" else None
+            labels = semantics_of(pair.labels_t[None]) if own.translator_told else None
             row[name] = to_uint8(net(pair.image_t[None], labels)[0])
         rows.append(row | {"a real frame": to_uint8(clips[j].image_tgt)})
     return rows
@@ -79,7 +79,7 @@ def mask_rows(
     phase = Phase2(cfg, phase2_state(cfg), None, None)
     for name, net in phase.nets.items():
         load_weights(net.eval(), weight_file(run, name))
-    if cfg.semantics != "none":
+    if cfg.depth_told:
         net, folder = load_given(run, "segmenter"), run.path / "labels"
         clips = labelled(clips, net, folder, least=cfg.label_confidence)
     rows = []
@@ -180,8 +180,10 @@ def demo_page(
     samples: KittiRawDepth,  # test pictures
     truth: RealTruth | None,  # dense truth to show
     words: tuple[str, str] = DEMO_WORDS,  # title and lead of the page
+    titles: Mapping[str, str] | None = None,  # run folder -> name of its row, where not as here
 ) -> Path:  # report.html
     "Write the page of a demo, and depth.png, its rows of depth as one picture"
+    called = TITLES | dict(titles or {})
 
     def there(*names: str) -> list[str]:
         return [n for n in names if (out / n / "config.json").is_file()]
@@ -195,9 +197,9 @@ def demo_page(
         "Translation",
         "Synthetic frames before and after each method's translator, and a real frame beside them.",
     )
-    page.pictures(translated_rows({TITLES[n]: out / n for n in there("t2net", "phase1")}))
+    page.pictures(translated_rows({called[n]: out / n for n in there("t2net", "phase1")}))
     page.section("Depth", "Test frames of scenes that no row has trained on.")
-    kept = {TITLES[n]: out / n for n in there("no_translation", "t2net", "s3net", "oracle")}
+    kept = {called[n]: out / n for n in there("no_translation", "t2net", "s3net", "oracle")}
     depths = depth_rows(kept, samples, truth)
     plain = [{k.translate(_PLAIN): v for k, v in row.items()} for row in depths]
     save_picture(out / "depth.png", panel(plain, legend=depth_legend()))
@@ -211,5 +213,5 @@ def demo_page(
     page.cloud(*scene_cloud(out / "s3net", samples, spread(len(samples), 3)[1]))
     page.section("Losses", "Weighted terms of every run.")
     for name in there("t2net", "phase1", "s3net", "no_translation", "self", "oracle"):
-        page.curves(loss_curves(out / name), TITLES[name])
+        page.curves(loss_curves(out / name), called[name])
     return page.write(out / "report.html")

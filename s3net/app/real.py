@@ -169,6 +169,7 @@ def run_real(
         test_samples(root, plan.base.size, None, get_protocol(protocols[0])),
         None,
         PAGE,
+        TITLES,
     )
     return result | {"text": table(lines, "text", "KITTI drive 0052, laser truth")}
 

@@ -94,7 +94,7 @@ def _check_graph(recipe: Recipe, jobs: Sequence[Job]) -> None:
     "Refuse a graph that lacks a training which a later one stands on, or holds one for nobody"
     first = next(job for job in jobs if job.kind != "segmenter")
     cfg, graph = first.cfg, "+".join(recipe.graph)
-    labels = needs_segmenter(cfg) if first.kind == "phase1" else cfg.semantics != "none"
+    labels = needs_segmenter(cfg) if first.kind == "phase1" else cfg.depth_told
     if labels != ("segmenter" in recipe.graph):
         raise InputError(
             f"{recipe.name}: {first.kind} {'needs' if labels else 'does not use'} a segmenter "

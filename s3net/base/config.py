@@ -65,7 +65,7 @@ class NetConfig:
     pose_rotation: float = 0.01  # radians for an output of 1 of Pose (SfMLearner: 0.01)
     pose_frames: int = 3  # frames Pose sees at once: 3, or 2 for one pair at a time (A20)
     segmenter_width: float = 1.0  # width multiplier of MobileNetV2 inside S_seg
-    semantics: str = "none"  # label channels: none, depth (f_T only) or both (G and f_T)
+    semantics: str = "none"  # label channels: none, depth (f_T), translator (G; ours) or both
     synthetic_labels: str = "truth"  # label channels of synthetic frames: truth or segmenter
     label_confidence: float = 0.0  # f_T is told no label of film less probable than this; ours
 
@@ -157,7 +157,7 @@ _CHOICES = {
     "depth_norm": ("batch", "group"),
     "pose_net": ("vgg", "resnet18"),
     "pose_frames": (2, 3),
-    "semantics": ("none", "depth", "both"),
+    "semantics": ("none", "depth", "translator", "both"),
     "synthetic_labels": ("truth", "segmenter"),
     "gan_form": ("least_squares", "log"),
     "flow_form": ("forward", "literal"),
@@ -252,6 +252,16 @@ class Config(TrainConfig, LossConfig, NetConfig, DataConfig):
     def size(self) -> tuple[int, int]:
         "(height, width) of the network input"
         return self.height, self.width
+
+    @property
+    def depth_told(self) -> bool:
+        "Whether f_T has label channels; then S_seg looks at every test image too (A16)"
+        return self.semantics in ("depth", "both")
+
+    @property
+    def translator_told(self) -> bool:
+        "Whether G has label channels"
+        return self.semantics in ("translator", "both")
 
 # %% ../../nbs/0_base/01_config.ipynb #df180a24
 _NARROW = dict(  # what both small presets share

@@ -241,7 +241,7 @@ def translation_sheet(
     columns: dict[str, list[Map]] = {"synthetic": list(images)}
     for name, path in runs.items():
         run = Run(Path(path))
-        channels = semantics_of(labels) if run.config.semantics == "both" else None
+        channels = semantics_of(labels) if run.config.translator_told else None
         with torch.no_grad():
             columns[name] = list(load_net(run, "translator")(images, channels))
     return sheet(columns, width=width)

@@ -54,7 +54,7 @@ def load_at(
     if not place.is_dir():
         raise InputError(f"{place} is no longer there; press Look again to see which ones are")
     nets = {}
-    for name in ("depth", *["segmenter"] * (cfg.semantics != "none")):
+    for name in ("depth", *["segmenter"] * cfg.depth_told):
         net, held = build_nets(cfg, (name,))[name], place / f"{name}.safetensors"
         load_weights(net, held if held.is_file() else weight_file(run, name))
         nets[name] = net.eval()

@@ -89,7 +89,7 @@ def load_model(
             f"{path} is a segmenter run, expected phase1 or phase2; choose a run that trained depth"
         )
     cfg = run.config
-    segmenter = load_net(run, "segmenter", device) if cfg.semantics != "none" else None
+    segmenter = load_net(run, "segmenter", device) if cfg.depth_told else None
     return DepthModel(load_net(run, "depth", device), segmenter, cfg, device)
 
 # %% ../../nbs/6_train/68_models.ipynb #123d7301
@@ -101,8 +101,8 @@ def current_model(
     "The model as it stands while training, for evaluations under way"
     net = state.modules["depth"].eval()
     device = next(net.parameters()).device
-    segmenter = state.modules.get("segmenter") if cfg.semantics != "none" else None
-    if cfg.semantics != "none" and segmenter is None:
+    segmenter = state.modules.get("segmenter") if cfg.depth_told else None
+    if cfg.depth_told and segmenter is None:
         segmenter = load_given(run, "segmenter", device)
     return DepthModel(net, segmenter and segmenter.eval(), cfg, device)
 

@@ -57,7 +57,7 @@ def depth_net(
     cfg: Config,  # depth_net, depth_width, depth_norm, depth_code, semantics, max_depth
 ) -> nn.Module:  # called as net(image, semantics) -> DepthPrediction
     "f_T of a configuration"
-    channels = len(CLASSES) if cfg.semantics != "none" else 0
+    channels = len(CLASSES) if cfg.depth_told else 0
     net = DEPTH_KINDS[cfg.depth_net](cfg.depth_width, channels, depth_code(cfg))
     return group_norms(net) if cfg.depth_norm == "group" else net
 
@@ -148,7 +148,7 @@ def forgetful(
 # %% ../../nbs/6_train/64_networks.ipynb #c4ec4aa6
 def needs_segmenter(cfg: Config) -> bool:
     "Whether a run uses S_seg: for Eq. 3, or for label channels"
-    return (cfg.translate and cfg.alpha_seg > 0) or cfg.semantics != "none"
+    return cfg.depth_told or (cfg.translate and (cfg.alpha_seg > 0 or cfg.translator_told))
 
 
 def build_nets(
@@ -156,11 +156,11 @@ def build_nets(
     names: tuple[str, ...],  # of translator, depth, discriminator, segmenter, feature, pose
 ) -> dict[str, nn.Module]:  # freshly initialised from the run's seed
     "Networks by name, initialised as T2Net does (PROTOCOLS section 1.8)"
-    both = len(CLASSES) if cfg.semantics == "both" else 0
+    channels = len(CLASSES) if cfg.translator_told else 0
     makers = {
         "translator": lambda: Translator(
             cfg.translator_width,
-            both,
+            channels,
             cfg.translator_blocks,
             residual=cfg.translator_residual,
             paint=cfg.translator_paint,

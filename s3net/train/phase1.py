@@ -149,7 +149,7 @@ def untranslated(
 ) -> Report:
     "Eq. 5 on x_s and Eq. 6 on x_r, no translator"
     cfg, (pair, clip) = phase.cfg, phase.batches(k)
-    label_s, _ = _synthetic_labels(phase, pair)
+    label_s = _synthetic_labels(phase, pair)[0] if cfg.depth_told else None
     heard = doubted(cfg, label_s, k)
     on_real = doubted(cfg, clip.labels_tgt, "real", k)
     labels = None if heard is None else torch.cat([heard, on_real])
@@ -202,10 +202,12 @@ def _translate(phase: Phase1, pair: SyntheticPair, clip: RealClip, k: int) -> Ma
         told, _ = _synthetic_labels(phase, other)
         parts.append((other.image_t, told))
     images, labels = zip(*parts)
-    channels = semantics_of(torch.cat(labels)) if cfg.semantics == "both" else None
+    channels = semantics_of(torch.cat(labels)) if cfg.translator_told else None
     made = phase.nets["translator"](torch.cat(images), channels).split([len(i) for i in images])
-    lesson = Lesson(pair.image_t, made[0], pair.depth_t, pair.labels_t, label_t)
+    told_t = label_t if cfg.depth_told else None
+    lesson = Lesson(pair.image_t, made[0], pair.depth_t, pair.labels_t, told_t)
     if other is not None:
+        told = told if cfg.depth_told else None
         stand_in = Lesson(other.image_t, made[-1].detach(), other.depth_t, other.labels_t, told)
         lesson = _replaced(lesson, stand_in, phase.share, cfg.seed, k)
     real = made[1 + bool(cfg.alpha_flow)] if cfg.alpha_identity else None

@@ -104,23 +104,24 @@ def supervised_inputs(
     list[Tensor], Tensor, Tensor
 ]:  # coded depth fine -> coarse, true depth, translated image
     "f_T on the translated synthetic image"
-    labels = None
-    if phase.cfg.semantics != "none":
+    cfg, labels = phase.cfg, None
+    if cfg.depth_told or (cfg.translator_told and phase.translator is not None):
         labels = pair.labels_t if phase.segmenter is None else phase.segmenter(pair.image_t)
     image = pair.image_t
     if phase.translator is not None:
         with torch.no_grad():  # no inference mode: f_T's backward pass remembers G(x_t)
-            channels = semantics_of(labels) if phase.cfg.semantics == "both" else None
+            channels = semantics_of(labels) if cfg.translator_told else None
             image = phase.translator(image, channels)
-    seen = mixed(phase.cfg, image, pair.image_t, k)
-    shown, depth = varied(phase.cfg, [seen], "depth", k), phase.nets["depth"]
-    filmed = phase.cfg.alpha_pose or phase.cfg.alpha_mask
-    kept = norms_kept(depth) if phase.cfg.real_statistics and filmed else nullcontext()
+    labels = labels if cfg.depth_told else None
+    seen = mixed(cfg, image, pair.image_t, k)
+    shown, depth = varied(cfg, [seen], "depth", k), phase.nets["depth"]
+    filmed = cfg.alpha_pose or cfg.alpha_mask
+    kept = norms_kept(depth) if cfg.real_statistics and filmed else nullcontext()
     if labels is not None and phase.sure is not None:
         unsure = phase.sure(shown) == IGNORE
         labels = labels.masked_fill(unsure.to(labels.device), IGNORE)
     with kept:
-        heard = semantics_of(doubted(phase.cfg, labels, k))
+        heard = semantics_of(doubted(cfg, labels, k))
         return depth(shown, heard).coded, pair.depth_t, image
 
 
@@ -136,7 +137,7 @@ def clip_inputs(
     depth, was = phase.nets["depth"], phase.nets["depth"].training
     seen, learns = frames[:used], was and teach
     labels = None
-    if phase.cfg.semantics != "none":
+    if phase.cfg.depth_told:
         told = [clip.labels_tgt, clip.labels_prev, clip.labels_next][:used]
         if learns:
             told = [doubted(phase.cfg, each, "real", i, k) for i, each in enumerate(told)]

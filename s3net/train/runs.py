@@ -293,7 +293,7 @@ def run_phase1(
     if judged:
         led(lambda: adopt(run, cfg.segmenter_run, ["segmenter"]))
         load_weights(state.modules["segmenter"], run.path / "inputs" / "segmenter.safetensors")
-    if cfg.semantics != "none":
+    if cfg.depth_told or (cfg.translate and cfg.translator_told):
         clips = _labelled(clips, state.modules["segmenter"], run, device)
     streams = stream(pairs, cfg, "synthetic"), stream(clips, cfg, "real")
     phase = Phase1(cfg, state, *streams, device)
@@ -303,12 +303,18 @@ def run_phase1(
     return execute(phase, run, "phase 1" if cfg.translate else "no translation", hooks, until)
 
 # %% ../../nbs/6_train/69_runs.ipynb #cf459493
+def _asked(cfg: Config, translated: bool) -> bool:
+    "Whether phase 2 asks S_seg for labels: for f_T, or for a G that is not told the truth"
+    judged = translated and cfg.translator_told and cfg.synthetic_labels == "segmenter"
+    return cfg.depth_told or judged
+
+
 def _from_phase1(
     run: Run, first: Run, state: TrainState, device: torch.device
 ) -> dict[str, nn.Module]:  # "translator" and "anchor" of `Phase2`, where there are such
     "Take what phase 1 hands on: its depth net as the start, G, S_seg, and its word on the scale"
     cfg, translated = run.config, first.config.translate
-    names = ["depth"] + ["translator"] * translated + ["segmenter"] * (cfg.semantics != "none")
+    names = ["depth"] + ["translator"] * translated + ["segmenter"] * _asked(cfg, translated)
     led(lambda: (adopt(run, cfg.phase1_run, names), adopt_frames(run, first)))
     load_weights(state.modules["depth"], run.path / "inputs" / "depth.safetensors")
     kept = {"translator": "translator"} if translated else {}
@@ -337,16 +343,17 @@ def run_phase2(
     led(lambda: record_frames(run.path, clips))
     state = phase2_state(cfg, device)
     given = _from_phase1(run, first, state, device) if first is not None else {}
-    if first is None and cfg.semantics != "none":
+    if first is None and cfg.depth_told:
         source = _need(cfg.segmenter_run, "segmenter_run", "label channels need S_seg", "segmenter")
         led(lambda: adopt(run, source, ["segmenter"]))
     judge = sure = None
-    if cfg.semantics != "none":
+    if _asked(cfg, "translator" in given):
         net = load_given(run, "segmenter", device)
-        if cfg.label_confidence:
-            sure = segment(net, device, cfg.label_confidence)
-        clips = _labelled(clips, net, run, device, cfg.label_confidence)
         judge = segment(net, device) if cfg.synthetic_labels == "segmenter" else None
+        if cfg.depth_told and cfg.label_confidence:
+            sure = segment(net, device, cfg.label_confidence)
+        if cfg.depth_told:
+            clips = _labelled(clips, net, run, device, cfg.label_confidence)
     real = stream(clips, cfg, "real")
     heard = {"segmenter": judge, "sure": sure}
     phase = Phase2(cfg, state, synthetic, real, device=device, **heard, **given)

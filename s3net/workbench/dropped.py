@@ -60,7 +60,7 @@ def predicted_scene(
     frames = [clip.image_tgt, clip.image_prev, clip.image_next]
     images = torch.cat(frames)
     labels = None
-    if cfg.semantics != "none":
+    if cfg.depth_told:
         labels = confident(nets["segmenter"](images), cfg.label_confidence)
     coded = nets["depth"](images, semantics_of(labels)).coded[0]
     here, *others = depth_code(cfg).metres(coded).split(1)

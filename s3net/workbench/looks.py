@@ -41,7 +41,7 @@ def translate_pair(
     if "translator" not in nets:
         return tuple(images.chunk(2))
     labels = None
-    if cfg.semantics == "both":
+    if cfg.translator_told:
         labels = torch.cat([pair.labels_t, pair.labels_t1])
         if cfg.synthetic_labels == "segmenter":
             labels = nets["segmenter"](images).argmax(1)
