@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.config import Config, to_dict
 from ..base.core import InputError, read_json
 
 # %% ../../nbs/9_app/98_seeds.ipynb #63a90554
@@ -24,13 +25,18 @@ class Seeds:
     last_five: bool  # means of the last five evaluations, not last steps
 
 
+_ASIDE = {"seed", "threads"}
+
+
 def _comparable(path: Path, settings: Mapping, first: Mapping) -> None:
     "Refuse a result whose settings differ from the first one's"
-    for name in sorted(set(settings) | set(first)):
-        if name != "seed" and settings.get(name) != first.get(name):
+    usual = to_dict(Config())
+    for name in sorted({*settings, *first} - _ASIDE):
+        found, wanted = (each.get(name, usual.get(name)) for each in (settings, first))
+        if found != wanted:
             raise InputError(
-                f"{path} was made with {name}={settings.get(name)!r}, the first result with "
-                f"{first.get(name)!r}; gather runs that differ in their seed alone"
+                f"{path} was made with {name}={found!r}, the first result with "
+                f"{wanted!r}; gather runs that differ in their seed alone"
             )
 
 

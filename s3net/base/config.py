@@ -68,6 +68,7 @@ class NetConfig:
     semantics: str = "none"  # label channels: none, depth (f_T), translator (G; ours) or both
     synthetic_labels: str = "truth"  # label channels of synthetic frames: truth or segmenter
     label_confidence: float = 0.0  # f_T is told no label of film less probable than this; ours
+    film_statistics: bool = False  # phase 2: S_seg's batch norm goes by film (AdaBN); ours
 
 # %% ../../nbs/0_base/01_config.ipynb #377ff1d6
 @dataclass(frozen=True)
@@ -401,7 +402,8 @@ _PHASE1 = (  # read by phase 1 alone
 _PHASE2 = (  # read by phase 2 alone
     "alpha_task2 alpha_pose alpha_mask alpha_smooth2 mask reduce photometric_scales schedule "
     "self_ratio pose_steps lr_pose pose_net pose_width pose_translation pose_rotation "
-    "pose_sizes mask_sizes pose_frames real_statistics label_confidence"
+    "pose_sizes mask_sizes pose_frames real_statistics label_confidence "
+    "film_statistics"
 ).split()
 _RECORD = (  # what is written down, where, and by which machine
     "preset seed device threads log_every snapshot_every shares_every checkpoint_every keep "

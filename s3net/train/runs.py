@@ -55,13 +55,14 @@ from s3net.train.sources import (
     stream,
     synthetic_dataset,
 )
-from .state import TrainState, load_weights, save_weights
+from .state import TrainState, load_weights, save_weights, take_statistics
 
 # %% ../../nbs/6_train/69_runs.ipynb #5c20c946
 def adopt(
     run: Run,  # whose `inputs/` folder is filled
     source: str,  # the earlier run folder
     names: Sequence[str],  # networks to take
+    prepare: Callable[[nn.Module], None] | None = None,  # changes each before it is kept
 ) -> None:
     "Copy networks of an earlier run, built by this run's settings, so that they must fit"
     for name in names:
@@ -69,6 +70,8 @@ def adopt(
         if not target.is_file():
             net = build_nets(run.config, (name,))[name]
             load_weights(net, weight_file(Run(Path(source)), name))
+            if prepare is not None:
+                prepare(net)
             with atomic_path(target, durable=True) as temporary:
                 save_weights(net, temporary)
 
@@ -309,13 +312,26 @@ def _asked(cfg: Config, translated: bool) -> bool:
     return cfg.depth_told or judged
 
 
+def _by_film(clips: VideoClips | CachedClips, device: torch.device) -> Callable[[nn.Module], None]:
+    "What `film_statistics` does to S_seg: batch norm goes by every frame of the film"
+
+    def prepare(net: nn.Module) -> None:
+        keys, batch = clips.frame_keys(), 16
+        parts = (keys[i : i + batch] for i in range(0, len(keys), batch))
+        frames = (torch.stack([clips.read_frame(key)[0] for key in part]) for part in parts)
+        take_statistics(net.to(device), (part.to(device) for part in frames))
+
+    return prepare
+
+
 def _from_phase1(
-    run: Run, first: Run, state: TrainState, device: torch.device
+    run: Run, first: Run, state: TrainState, device: torch.device, prepare: Callable | None
 ) -> dict[str, nn.Module]:  # "translator" and "anchor" of `Phase2`, where there are such
     "Take what phase 1 hands on: its depth net as the start, G, S_seg, and its word on the scale"
     cfg, translated = run.config, first.config.translate
-    names = ["depth"] + ["translator"] * translated + ["segmenter"] * _asked(cfg, translated)
+    names, asked = ["depth"] + ["translator"] * translated, _asked(cfg, translated)
     led(lambda: (adopt(run, cfg.phase1_run, names), adopt_frames(run, first)))
+    led(lambda: adopt(run, cfg.phase1_run, ["segmenter"] * asked, prepare))
     load_weights(state.modules["depth"], run.path / "inputs" / "depth.safetensors")
     kept = {"translator": "translator"} if translated else {}
     kept |= {"anchor": "depth"} if cfg.alpha_scale else {}
@@ -342,10 +358,11 @@ def run_phase2(
     run = _opened(path, "phase2", cfg, resume)
     led(lambda: record_frames(run.path, clips))
     state = phase2_state(cfg, device)
-    given = _from_phase1(run, first, state, device) if first is not None else {}
+    prepare = _by_film(clips, device) if cfg.film_statistics else None
+    given = _from_phase1(run, first, state, device, prepare) if first is not None else {}
     if first is None and cfg.depth_told:
         source = _need(cfg.segmenter_run, "segmenter_run", "label channels need S_seg", "segmenter")
-        led(lambda: adopt(run, source, ["segmenter"]))
+        led(lambda: adopt(run, source, ["segmenter"], prepare))
     judge = sure = None
     if _asked(cfg, "translator" in given):
         net = load_given(run, "segmenter", device)

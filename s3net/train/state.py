@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Stateful', 'TrainState', 'place', 'rate_factor', 'set_rates', 'save_weights', 'load_weights', 'save_checkpoint',
            'checkpoints', 'set_aside', 'prune_checkpoints', 'checkpoint_bytes', 'spoilt', 'last_good',
-           'load_checkpoint', 'frozen', 'norms_kept']
+           'load_checkpoint', 'frozen', 'norms_kept', 'take_statistics']
 
 # %% ../../nbs/6_train/60_state.ipynb #98f0e256
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -303,11 +303,15 @@ class frozen:
             p.requires_grad_(flag)
 
 # %% ../../nbs/6_train/60_state.ipynb #9d2f8269
+def _batch_norms(*nets: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    kind = nn.modules.batchnorm._BatchNorm  # SyncBatchNorm too
+    return [m for net in nets for m in net.modules() if isinstance(m, kind)]
+
+
 @contextmanager
 def norms_kept(*nets: nn.Module) -> Iterator[None]:
     "Within the block, batch norm goes by the batch and its running statistics stay as they are"
-    kind = nn.modules.batchnorm._BatchNorm  # SyncBatchNorm too
-    norms = [m for net in nets for m in net.modules() if isinstance(m, kind)]
+    norms = _batch_norms(*nets)
     pace = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
@@ -316,3 +320,24 @@ def norms_kept(*nets: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, pace):
             norm.momentum = momentum
+
+# %% ../../nbs/6_train/60_state.ipynb #5a0c600d
+@torch.no_grad()
+def take_statistics(
+    net: nn.Module,  # any network
+    batches: Iterable[Tensor],  # (B,3,H,W) each, on its device
+) -> None:
+    "Batch norm's running statistics become the mean over these batches; weights stay (AdaBN)"
+    norms, was = _batch_norms(net), net.training
+    pace = [norm.momentum for norm in norms]
+    net.eval()  # dropout stays out
+    for norm in norms:
+        norm.train().reset_running_stats()
+        norm.momentum = None  # the plain mean of all batches
+    try:
+        for batch in batches:
+            net(batch)
+    finally:
+        for norm, momentum in zip(norms, pace):
+            norm.momentum = momentum
+        net.train(was)
