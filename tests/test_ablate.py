@@ -128,7 +128,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
 
     The third start repeats nothing that was finished, waits for what still trains, and ends in the
     table of trainings that nobody disturbed."""
-    words, runs = ("--seeds", "1", "--jobs", "2"), tmp_path / "runs"
+    words, runs = ("--seeds", "2", "--jobs", "2"), tmp_path / "runs"
     with command(tmp_path, *words) as first:
         until(lambda: len(processes(runs)) >= 2, first)
         first.send_signal(signal.SIGINT)
@@ -139,7 +139,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
         until(lambda: alive(runs), second)
         folder, pid = next(iter(alive(runs).items()))
         os.kill(pid, signal.SIGKILL)
-        until(lambda: len(processes(runs)) >= 6 and alive(runs), second)
+        until(lambda: len(processes(runs)) >= 12 and alive(runs), second)
         second.kill()
         second.wait()
     before, orphans = processes(runs), alive(runs)
@@ -148,9 +148,9 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
         said, _ = third.communicate(timeout=PATIENCE)
     assert third.returncode == 0, said
     after = processes(runs)
-    plan = plan_of("table4", ground("tiny", QUIET), 1, out=runs, results=tmp_path / "results")
+    plan = plan_of("table4", ground("tiny", QUIET), 2, out=runs, results=tmp_path / "results")
     assert set(after) == {j.path.name for c in plan.cells().values() for j in c.jobs}
-    assert {name: after[name] for name in before} == before and 6 <= len(before) < len(after)
+    assert {name: after[name] for name in before} == before and 12 <= len(before) < len(after)
     waited = [path for path in orphans if path.name not in before]
     assert all(after[path.name]["pid"] == orphans[path] for path in waited)
     assert all((tmp_path / "results" / name).read_bytes() == held for name, held in kept.items())
@@ -165,9 +165,9 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
 
 
 def undisturbed(place: Path) -> Outcome:
-    "The same rows without any interruption"
+    "The same rows and seeds without any interruption"
     folders = dict(out=place / "runs", results=place / "results")
-    plan = plan_of("table4", ground("tiny", QUIET), 1, **folders)
+    plan = plan_of("table4", ground("tiny", QUIET), 2, **folders)
     return run_ablation(plan, start=Here)
 
 
