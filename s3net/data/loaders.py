@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['pack', 'unpack', 'RamCache', 'flip_pair', 'flip_clip', 'reverse_clip', 'jitter_colours', 'coloured', 'Augment',
-           'Dealt', 'BatchStream', 'RealLabels', 'label_frames', 'LabelledClips', 'attach_labels']
+           'Dealt', 'BatchStream', 'RealLabels', 'frames_of', 'label_frames', 'LabelledClips', 'attach_labels']
 
 # %% ../../nbs/3_data/39_loaders.ipynb #c92bd332
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -379,6 +379,17 @@ class RealLabels:
         return torch.from_numpy(codes[..., 0].astype(np.int64))
 
 # %% ../../nbs/3_data/39_loaders.ipynb #29b68e60
+def frames_of(
+    clips: VideoClips,  # the real frames; or CachedClips, or another with their two methods
+    batch: int = 16,  # frames at a time
+) -> Iterator[tuple[list[FrameKey], Tensor]]:  # their keys, (B,3,H,W) colour in [0,1]
+    "Every frame of the clips once, a batch at a time, in order"
+    keys = clips.frame_keys()
+    for start in range(0, len(keys), batch):
+        some = keys[start : start + batch]
+        yield some, torch.stack([clips.read_frame(key)[0] for key in some])
+
+
 def label_frames(
     clips: VideoClips,  # the real frames
     predict: Callable[[Tensor], Tensor],  # (B,3,H,W) colour in [0,1] -> (B,H,W) class
@@ -397,10 +408,8 @@ def label_frames(
     if (store.folder / "index.json").is_file() and store.index() == wanted:
         return store
     remove(store.folder / "index.json")
-    starts = range(0, len(keys), batch)
-    for start in tqdm(starts, "labelling", unit="batch", disable=not progress):
-        some = keys[start : start + batch]
-        images = torch.stack([clips.read_frame(key)[0] for key in some])
+    parts, count = frames_of(clips, batch), -(-len(keys) // batch)
+    for some, images in tqdm(parts, "labelling", count, unit="batch", disable=not progress):
         for key, labels in zip(some, predict(images), strict=True):
             store.write(key, labels)
     write_json(store.folder / "index.json", wanted)

@@ -204,10 +204,8 @@ def _translate(phase: Phase1, pair: SyntheticPair, clip: RealClip, k: int) -> Ma
     images, labels = zip(*parts)
     channels = semantics_of(torch.cat(labels)) if cfg.translator_told else None
     made = phase.nets["translator"](torch.cat(images), channels).split([len(i) for i in images])
-    told_t = label_t if cfg.depth_told else None
-    lesson = Lesson(pair.image_t, made[0], pair.depth_t, pair.labels_t, told_t)
+    lesson = Lesson(pair.image_t, made[0], pair.depth_t, pair.labels_t, label_t)
     if other is not None:
-        told = told if cfg.depth_told else None
         stand_in = Lesson(other.image_t, made[-1].detach(), other.depth_t, other.labels_t, told)
         lesson = _replaced(lesson, stand_in, phase.share, cfg.seed, k)
     real = made[1 + bool(cfg.alpha_flow)] if cfg.alpha_identity else None
@@ -253,13 +251,13 @@ def translated(
     "Eq. 7, and the segmenter's own cross-entropy (A8)"
     cfg, nets, (pair, clip) = phase.cfg, phase.nets, phase.batches(k)
     fake, fake_t1, same, lesson = _translate(phase, pair, clip, k)
-    heard = semantics_of(doubted(cfg, lesson.told, k))
+    heard = semantics_of(doubted(cfg, lesson.told, k)) if cfg.depth_told else None
     felt = torch.lerp(lesson.made.detach(), lesson.made, cfg.task_to_translator)
     shown = mixed(cfg, felt, lesson.rendered, k)
     depth = nets["depth"](varied(cfg, [shown], "depth", k), heard)
     on_real = None
     if cfg.alpha_smooth or cfg.alpha_feature:
-        labels = doubted(cfg, clip.labels_tgt, "real", k) if lesson.told is not None else None
+        labels = doubted(cfg, clip.labels_tgt, "real", k) if cfg.depth_told else None
         shown = varied(cfg, [clip.image_tgt], "depth on real", k)
         on_real = nets["depth"](shown, semantics_of(labels))
     with frozen(nets["discriminator"]):

@@ -27,11 +27,11 @@ from ..base.together import agreed, alike, led, same_everywhere, unless_lost
 from ..data.ahead import Ahead
 from ..data.cache import CachedClips
 from ..data.kitti import VideoClips
-from ..data.loaders import BatchStream
+from ..data.loaders import BatchStream, frames_of
 from ..nets.compiled import check_compile, compiled
 from .loop import Hook, Phase, make_accelerator, train
 from .models import load_given, weight_file
-from .networks import build_nets, needs_segmenter
+from .networks import build_nets, needs_labels, needs_segmenter
 from .phase1 import Phase1, phase1_state
 from .phase2 import Phase2, phase2_state
 from s3net.train.record import (
@@ -296,7 +296,7 @@ def run_phase1(
     if judged:
         led(lambda: adopt(run, cfg.segmenter_run, ["segmenter"]))
         load_weights(state.modules["segmenter"], run.path / "inputs" / "segmenter.safetensors")
-    if cfg.depth_told or (cfg.translate and cfg.translator_told):
+    if needs_labels(cfg):
         clips = _labelled(clips, state.modules["segmenter"], run, device)
     streams = stream(pairs, cfg, "synthetic"), stream(clips, cfg, "real")
     phase = Phase1(cfg, state, *streams, device)
@@ -316,10 +316,7 @@ def _by_film(clips: VideoClips | CachedClips, device: torch.device) -> Callable[
     "What `film_statistics` does to S_seg: batch norm goes by every frame of the film"
 
     def prepare(net: nn.Module) -> None:
-        keys, batch = clips.frame_keys(), 16
-        parts = (keys[i : i + batch] for i in range(0, len(keys), batch))
-        frames = (torch.stack([clips.read_frame(key)[0] for key in part]) for part in parts)
-        take_statistics(net.to(device), (part.to(device) for part in frames))
+        take_statistics(net.to(device), (images.to(device) for _, images in frames_of(clips)))
 
     return prepare
 
