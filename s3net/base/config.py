@@ -41,6 +41,7 @@ class DataConfig:
     reverse: float = 0.0  # chance of playing a real clip backwards, 0..1; ours
     jitter: float = 0.0  # strength of colour jitter on all frames of a sample, 0 = none (T2Net: 0)
     variety: float = 0.0  # strength of random light on what f_T and S_seg see, 0 = none; ours
+    zoom: float = 0.5  # with variety: S_seg's smallest window, share of the side; 1 = no zoom; ours
     label_variety: float = 0.0  # strength of errors in the labels f_T learns with, 0 = none; ours
     cache_gib: float = 4.0  # decoded samples are kept in memory up to this many GiB a side
 
@@ -178,6 +179,7 @@ _CHOICES = {
 _RANGES = (
     (("flip", "reverse"), 0, 1),
     (("principal_y",), 0, 0.9),
+    (("zoom",), 0.1, 1),
     (
         (
             "decay_from",
@@ -419,9 +421,9 @@ def reads(
     "The settings that can change what a kind of training ends in"
     names = {f.name for f in dataclasses.fields(Config)} - set(_RECORD)
     if kind == "phase1":
-        return names - set(_PHASE2)
+        return names - set(_PHASE2) - {"zoom"}
     if kind == "phase2":
-        return names - set(_PHASE1) - {"lr_segmenter"}
+        return names - set(_PHASE1) - {"lr_segmenter", "zoom"}
     depth = {f.name for part in (NetConfig, LossConfig) for f in dataclasses.fields(part)}
     rates = {n for n in names if n.startswith("lr_")} | {"betas_gan", "oracle"}
     other = depth | rates | {"label_variety", "real_statistics"}

@@ -55,7 +55,9 @@ class SegmenterPhase:
         pair = self.synthetic.batch(k).to(self.device)
         image, truth = pair.image_t, pair.labels_t
         if self.cfg.variety:
-            image, truth = zoom_in(image, truth, generator(self.cfg.seed, "zoom", k))
+            if self.cfg.zoom < 1:
+                draw = generator(self.cfg.seed, "zoom", k)
+                image, truth = zoom_in(image, truth, draw, self.cfg.zoom)
             image = varied(self.cfg, [image], "segmenter", k)
         logits = self.state.modules["segmenter"](image)
         report = weighted_sum({"segmenter": (1.0, lambda: segmentation_loss(logits, truth))})
