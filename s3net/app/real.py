@@ -71,7 +71,6 @@ def real_plan(
         depth_code="log",
         depth_norm="group",
         schedule="weighted",
-        alpha_scale=0.0,
         reverse=0.5,
         pose_steps=800,
         pose_sizes=4,
@@ -81,7 +80,7 @@ def real_plan(
     if size == "mini":
         changes |= dict(batch=4)
         rates = {"s3net": 0.3} | dict(rates or {})
-        lengths = dict(segmenter_steps=4800, phase1_steps=800, phase2_steps=800)
+        lengths = dict(segmenter_steps=4800, phase1_steps=800, phase2_steps=400)
     else:
         lengths = dict(segmenter_steps=6000, phase1_steps=8000, phase2_steps=12000)
     base = with_changes(base, changes)

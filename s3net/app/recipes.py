@@ -35,6 +35,7 @@ def recipe_settings() -> set[str]:
         "reverse",
         "jitter",
         "variety",
+        "zoom",
         "label_variety",
         "principal_y",
     }

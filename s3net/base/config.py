@@ -402,10 +402,9 @@ _PHASE1 = (  # read by phase 1 alone
     "critic_batch lr_translator lr_discriminator betas_gan discriminator_width oracle"
 ).split()
 _PHASE2 = (  # read by phase 2 alone
-    "alpha_task2 alpha_pose alpha_mask alpha_smooth2 mask reduce photometric_scales schedule "
-    "self_ratio pose_steps lr_pose pose_net pose_width pose_translation pose_rotation "
-    "pose_sizes mask_sizes pose_frames real_statistics label_confidence "
-    "film_statistics"
+    "alpha_task2 alpha_scale alpha_pose alpha_mask alpha_smooth2 mask reduce photometric_scales "
+    "schedule self_ratio pose_steps lr_pose pose_net pose_width pose_translation pose_rotation "
+    "pose_sizes mask_sizes pose_frames real_statistics label_confidence film_statistics"
 ).split()
 _RECORD = (  # what is written down, where, and by which machine
     "preset seed device threads log_every snapshot_every shares_every checkpoint_every keep "
