@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from .demo import DemoPlan, demo_jobs, settings_of
-from .jobs import run_jobs
+from .jobs import Job, run_jobs
 from .page import demo_page, made_where
 from ..base.config import preset, with_changes
 from ..base.core import InputError, data_dir, read_json, real_dir, write_json
@@ -64,7 +64,6 @@ def real_plan(
         fix_cx=True,
         jitter=0.2,
         variety=1.0,
-        zoom=1.0,
         label_variety=1.0,
         film_statistics=True,
         untranslated=0.5,
@@ -102,13 +101,28 @@ def list_jams(
     return plan.world / "jams.json"
 
 
+def _segmenters(job: Job) -> list[Job]:
+    "S_seg on enlarged windows, then a third as long and at half the rate on whole pictures"
+    windows = replace(job, path=job.path.with_name("windows"))
+    whole = dict(
+        steps=-(-job.cfg.steps // 3),
+        lr_segmenter=0.5 * job.cfg.lr_segmenter,
+        zoom=1.0,
+        segmenter_run=str(windows.path),
+    )
+    return [windows, replace(job, cfg=with_changes(job.cfg, whole), needs=(windows.path,))]
+
+
 def real_jobs(
     plan: DemoPlan,  # from `real_plan`
 ) -> list:  # one job a training
     "S_seg, synthetic only, and both phases of S3Net, which train alone: with two CPU threads"
     jobs = {job.path.name: job for job in demo_jobs(plan)}
+    jobs |= {job.path.name: job for job in _segmenters(jobs["segmenter"])}
+    gently = with_changes(jobs["phase1"].cfg, dict(lr_segmenter=0.1 * plan.base.lr_segmenter))
+    jobs["phase1"] = replace(jobs["phase1"], cfg=gently)
     both = min(2, os.cpu_count() or 1)
-    threads = dict(segmenter=1, phase1=both, s3net=both, no_translation=1)
+    threads = dict(windows=1, segmenter=1, phase1=both, s3net=both, no_translation=1)
     if plan.base.threads or (plan.base.device != "cpu" and torch.cuda.is_available()):
         return [jobs[name] for name in threads]
     return [

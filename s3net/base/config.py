@@ -146,7 +146,7 @@ class TrainConfig:
     bad_samples: float = 0.0  # share of the files' samples that may be unreadable, 0..1
     out_of_memory: str = "stop"  # stop, or halve the batch and accumulate twice as many
     deterministic: bool = False  # refuse operations that give other bits each time; slower
-    segmenter_run: str = ""  # run folder of a trained S_seg (phase 1, and semantics)
+    segmenter_run: str = ""  # run folder of a trained S_seg (phase 1, labels; S_seg starts from it)
     phase1_run: str = ""  # run folder of a finished phase 1 (phase 2)
 
 # %% ../../nbs/0_base/01_config.ipynb #87108ef7

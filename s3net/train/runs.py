@@ -256,11 +256,15 @@ def run_segmenter(
     hooks: Sequence[Hook] = (),  # told after the standard ones
     until: int | None = None,  # stop after this step
 ) -> Run:
-    "Train S_seg on synthetic labels and write its IoU on the held-out scene"
+    "Train S_seg, or train one further, on synthetic labels; write its IoU on the held-out scene"
     device = make_accelerator(cfg).device
     synthetic = stream(synthetic_dataset(cfg, "train"), cfg, "synthetic")
     run = _opened(path, "segmenter", cfg, resume)
-    phase = SegmenterPhase(cfg, segmenter_state(cfg, device), synthetic, device)
+    state = segmenter_state(cfg, device)
+    if cfg.segmenter_run:
+        led(lambda: adopt(run, cfg.segmenter_run, ["segmenter"]))
+        load_weights(state.modules["segmenter"], run.path / "inputs" / "segmenter.safetensors")
+    phase = SegmenterPhase(cfg, state, synthetic, device)
     execute(phase, run, "segmenter", hooks, until)
     if ranks().first and run.finished():
         held_out = synthetic_dataset(cfg, "val")
