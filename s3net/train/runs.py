@@ -261,7 +261,7 @@ def run_segmenter(
     synthetic = stream(synthetic_dataset(cfg, "train"), cfg, "synthetic")
     run = _opened(path, "segmenter", cfg, resume)
     state = segmenter_state(cfg, device)
-    if cfg.segmenter_run:
+    if cfg.segmenter_run and Path(cfg.segmenter_run).resolve() != run.path.resolve():
         led(lambda: adopt(run, cfg.segmenter_run, ["segmenter"]))
         load_weights(state.modules["segmenter"], run.path / "inputs" / "segmenter.safetensors")
     phase = SegmenterPhase(cfg, state, synthetic, device)
