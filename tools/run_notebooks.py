@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -80,12 +81,20 @@ def _report(item: Running, reason: str) -> None:
         print(item.log.read_text(errors="replace"), flush=True)
 
 
-def run_all(paths: list[Path], flags: set[str], workers: int = 2, limit: float = 600) -> int:
-    "Run the notebooks and print a line for each; the number that failed"
+def _said(item: Running, reason: str) -> str:
+    "The reason of a failure with the last line that the notebook printed: the error, as a rule"
+    lines = [line.strip() for line in item.log.read_text(errors="replace").splitlines()]
+    return ": ".join([reason, *[line for line in lines if line][-1:]])
+
+
+def run_all(
+    paths: list[Path], flags: set[str], workers: int = 2, limit: float = 600
+) -> dict[Path, str]:
+    "Run the notebooks and print a line for each; those that failed, and why in a few words"
     os.environ.update(SETTINGS)
     import torch  # noqa: F401  loaded once, inherited by every forked process
 
-    failed, waiting, running = 0, list(reversed(paths)), []
+    failed, waiting, running = {}, list(reversed(paths)), []
     with tempfile.TemporaryDirectory() as folder:
         while waiting or running:
             while waiting and len(running) < workers:
@@ -95,7 +104,8 @@ def run_all(paths: list[Path], flags: set[str], workers: int = 2, limit: float =
                 reason = _verdict(item, limit)
                 if reason is not None:
                     running.remove(item)
-                    failed += bool(reason)
+                    if reason:
+                        failed[item.path] = _said(item, reason)
                     _report(item, reason)
     return failed
 
@@ -111,6 +121,12 @@ def report_skips(paths: list[Path], flags: set[str]) -> int:
     return count
 
 
+def report_failures(failed: Iterable[tuple[Path, str]]) -> None:
+    "Name them again at the end, where a log that is cut to its tail still shows them"
+    for path, reason in failed:
+        print(f"FAIL  {relative(path)}: {reason}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks (default: all)")
@@ -119,13 +135,14 @@ def main() -> int:
     args = parser.parse_args()
     paths = [path.absolute() for path in args.paths] or notebooks()
     flags = skip_flags(set(args.flags.split()))
-    failed = 0
+    failed = []
     for seed in range(args.rounds):
         order = random.Random(seed).sample(paths, len(paths)) if args.rounds > 1 else paths
-        failed += run_all(order, flags)
+        failed += run_all(order, flags).items()
     report_skips(paths, flags)
-    print(f"{len(paths) * args.rounds - failed} passed, {failed} failed")
-    return int(failed > 0 or not paths)
+    report_failures(failed)
+    print(f"{len(paths) * args.rounds - len(failed)} passed, {len(failed)} failed")
+    return int(bool(failed) or not paths)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,18 @@ import time
 
 import pytest
 from nbtools import notebooks, project_root, skip_flags
-from run_notebooks import report_skips, run_all
+from run_notebooks import report_failures, report_skips, run_all
 
 
 class Tally:
     "A pytest plugin that counts"
 
     def __init__(self) -> None:
-        self.passed, self.failed, self.skipped = 0, 0, []
+        self.passed, self.failed, self.skipped = 0, [], []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            self.failed += 1
+            self.failed.append(report.nodeid)
         elif report.skipped:
             self.skipped.append((report.nodeid, report.longrepr[2]))
         elif report.when == "call":
@@ -29,7 +29,7 @@ class Tally:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self.failed += 1
+            self.failed.append(report.nodeid)
         elif report.skipped:
             self.skipped.append((report.nodeid, report.longrepr[2]))
 
@@ -46,11 +46,14 @@ def main() -> int:
     cells = report_skips(paths, flags)
     for name, reason in tally.skipped:
         print(f"skip  {name}: {reason}")
-    tests = tally.passed + tally.failed + len(tally.skipped)
+    tests = tally.passed + len(tally.failed) + len(tally.skipped)
+    report_failures(broken.items())
+    for name in tally.failed:
+        print(f"FAIL  {name}")
     seconds = time.monotonic() - start
     print(f"{len(paths)} notebooks and {tests} tests in {seconds:.0f} s; ", end="")
     print(f"left out: {cells} notebook cells, {len(tally.skipped)} tests")
-    passed, failed = len(paths) - broken + tally.passed, broken + tally.failed
+    passed, failed = len(paths) - len(broken) + tally.passed, len(broken) + len(tally.failed)
     print(f"{passed} passed, {failed} failed, {cells + len(tally.skipped)} skipped", flush=True)
     return int(failed > 0 or code != 0 or not paths)
 
