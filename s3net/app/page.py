@@ -81,7 +81,8 @@ def mask_rows(
         load_weights(net.eval(), weight_file(run, name))
     if cfg.depth_told:
         net, folder = load_given(run, "segmenter"), run.path / "labels"
-        clips = labelled(clips, net, folder, least=cfg.label_confidence)
+        least, sizes = cfg.label_confidence, cfg.label_sizes
+        clips = labelled(clips, net, folder, least=least, sizes=sizes)
     rows = []
     for i in spread(len(clips), count):
         clip = collate([clips[i]])

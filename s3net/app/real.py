@@ -65,7 +65,9 @@ def real_plan(
         jitter=0.2,
         variety=1.0,
         label_variety=1.0,
+        train_segmenter=False,
         film_statistics=True,
+        label_sizes=3,
         untranslated=0.5,
         depth_code="log",
         depth_norm="group",
@@ -119,8 +121,6 @@ def real_jobs(
     "S_seg, synthetic only, and both phases of S3Net, which train alone: with two CPU threads"
     jobs = {job.path.name: job for job in demo_jobs(plan)}
     jobs |= {job.path.name: job for job in _segmenters(jobs["segmenter"])}
-    gently = with_changes(jobs["phase1"].cfg, dict(lr_segmenter=0.1 * plan.base.lr_segmenter))
-    jobs["phase1"] = replace(jobs["phase1"], cfg=gently)
     both = min(2, os.cpu_count() or 1)
     threads = dict(windows=1, segmenter=1, phase1=both, s3net=both, no_translation=1)
     if plan.base.threads or (plan.base.device != "cpu" and torch.cuda.is_available()):

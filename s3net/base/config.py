@@ -69,6 +69,7 @@ class NetConfig:
     semantics: str = "none"  # label channels: none, depth (f_T), translator (G; ours) or both
     synthetic_labels: str = "truth"  # label channels of synthetic frames: truth or segmenter
     label_confidence: float = 0.0  # f_T is told no label of film less probable than this; ours
+    label_sizes: int = 1  # picture sizes at which S_seg votes on labels of film: 1, 3 or 5; ours
     film_statistics: bool = False  # phase 2: S_seg's batch norm goes by film (AdaBN); ours
 
 # %% ../../nbs/0_base/01_config.ipynb #377ff1d6
@@ -169,6 +170,7 @@ _CHOICES = {
     "photometric_scales": (1, 2, 3, 4),
     "pose_sizes": (1, 2, 3, 4),
     "mask_sizes": (1, 2, 3, 4),
+    "label_sizes": (1, 3, 5),
     "schedule": ("alternating", "weighted"),
     "precision": ("no", "bf16"),
     "device": ("auto", "cpu", "cuda"),
@@ -404,7 +406,8 @@ _PHASE1 = (  # read by phase 1 alone
 _PHASE2 = (  # read by phase 2 alone, but for alpha_scale: results are kept under hashes with it
     "alpha_task2 alpha_pose alpha_mask alpha_smooth2 mask reduce photometric_scales schedule "
     "self_ratio pose_steps lr_pose pose_net pose_width pose_translation pose_rotation "
-    "pose_sizes mask_sizes pose_frames real_statistics label_confidence film_statistics"
+    "pose_sizes mask_sizes pose_frames real_statistics label_confidence label_sizes "
+    "film_statistics"
 ).split()
 _RECORD = (  # what is written down, where, and by which machine
     "preset seed device threads log_every snapshot_every shares_every checkpoint_every keep "

@@ -16,7 +16,7 @@ from ..base.config import Config
 from ..base.core import InputError, check_shape, hash_tensors
 from .networks import build_nets
 from .record import Run
-from .sources import confident, semantics_of
+from .sources import labels_of, semantics_of
 from .state import TrainState, load_weights, place
 
 # %% ../../nbs/6_train/68_models.ipynb #0843deee
@@ -51,7 +51,7 @@ class DepthModel:
         images = images.to(self.device)
         labels = None
         if self.segmenter is not None:
-            labels = confident(self.segmenter(images), self.cfg.label_confidence)
+            labels = labels_of(self.segmenter, images, self.cfg)
         return self.depth(images, semantics_of(labels)).depth.float().cpu()
 
 # %% ../../nbs/6_train/68_models.ipynb #c347adc3

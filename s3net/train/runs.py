@@ -244,11 +244,19 @@ def _labelled(
     run: Run,
     device: torch.device,
     least: float = 0.0,
+    sizes: int = 1,
 ) -> Sequence:
     "Clips with labels, which process 0 makes where they are missing"
-    return led(*[lambda: labelled(clips, segmenter, run.path / "labels", device, least)] * 2)
+    folder = run.path / "labels"
+    return led(*[lambda: labelled(clips, segmenter, folder, device, least, sizes)] * 2)
 
 # %% ../../nbs/6_train/69_runs.ipynb #a95762dd
+def _given_segmenter(run: Run, cfg: Config, state: TrainState) -> None:
+    "S_seg of `segmenter_run`, kept among the inputs, as this training begins"
+    led(lambda: adopt(run, cfg.segmenter_run, ["segmenter"]))
+    load_weights(state.modules["segmenter"], run.path / "inputs" / "segmenter.safetensors")
+
+
 def run_segmenter(
     cfg: Config,  # settings
     path: str | Path,  # run folder
@@ -262,8 +270,7 @@ def run_segmenter(
     run = _opened(path, "segmenter", cfg, resume)
     state = segmenter_state(cfg, device)
     if cfg.segmenter_run and Path(cfg.segmenter_run).resolve() != run.path.resolve():
-        led(lambda: adopt(run, cfg.segmenter_run, ["segmenter"]))
-        load_weights(state.modules["segmenter"], run.path / "inputs" / "segmenter.safetensors")
+        _given_segmenter(run, cfg, state)
     phase = SegmenterPhase(cfg, state, synthetic, device)
     execute(phase, run, "segmenter", hooks, until)
     if ranks().first and run.finished():
@@ -298,8 +305,7 @@ def run_phase1(
     led(lambda: record_frames(run.path, clips))
     state = phase1_state(cfg, device)
     if judged:
-        led(lambda: adopt(run, cfg.segmenter_run, ["segmenter"]))
-        load_weights(state.modules["segmenter"], run.path / "inputs" / "segmenter.safetensors")
+        _given_segmenter(run, cfg, state)
     if needs_labels(cfg):
         clips = _labelled(clips, state.modules["segmenter"], run, device)
     streams = stream(pairs, cfg, "synthetic"), stream(clips, cfg, "real")
@@ -367,11 +373,13 @@ def run_phase2(
     judge = sure = None
     if _asked(cfg, "translator" in given):
         net = load_given(run, "segmenter", device)
-        judge = segment(net, device) if cfg.synthetic_labels == "segmenter" else None
-        if cfg.depth_told and cfg.label_confidence:
-            sure = segment(net, device, cfg.label_confidence)
+        least, sizes = cfg.label_confidence, cfg.label_sizes
+        if cfg.synthetic_labels == "segmenter":
+            judge = segment(net, device, sizes=sizes)
+        if cfg.depth_told and least:
+            sure = segment(net, device, least, sizes)
         if cfg.depth_told:
-            clips = _labelled(clips, net, run, device, cfg.label_confidence)
+            clips = _labelled(clips, net, run, device, least, sizes)
     real = stream(clips, cfg, "real")
     heard = {"segmenter": judge, "sure": sure}
     phase = Phase2(cfg, state, synthetic, real, device=device, **heard, **given)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['frame_range', 'real_files', 'synthetic_files', 'selection', 'cache_folder', 'real_dataset', 'data_fingerprints',
            'synthetic_dataset', 'apart', 'stream', 'record_frames', 'recorded_frames', 'OraclePairs', 'semantics_of',
-           'confident', 'segment', 'labelled', 'varied', 'doubted', 'drawn', 'mixed']
+           'confident', 'voted', 'labels_of', 'segment', 'labelled', 'varied', 'doubted', 'drawn', 'mixed']
 
 # %% ../../nbs/6_train/63_sources.ipynb #da86c059
 import re
@@ -14,6 +14,7 @@ from copy import copy
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base.config import Config
@@ -372,17 +373,50 @@ def confident(
     return labels.masked_fill(chance < least, IGNORE)
 
 
+_SIZES = (1.0, 0.75, 1.25, 0.5, 1.5)  # of a picture, in the order in which they join a vote
+
+
+def voted(
+    segmenter: nn.Module,  # S_seg, in eval mode
+    images: Tensor,  # (B,3,H,W) colour in [0,1]
+    sizes: int = 1,  # picture sizes it looks at: 1, 3 or 5
+) -> Tensor:  # (B,C,H,W) its scores, or the logarithm of the mean probability over the sizes
+    "Multi-scale inference (Chen et al. 2018): what is near for one size is far for another"
+    if sizes == 1:
+        return segmenter(images)
+    full, chance = images.shape[-2:], 0.0
+    for factor in _SIZES[:sizes]:
+        size = [max(32, round(factor * side)) for side in full]  # 32 px: the least S_seg takes
+        found = segmenter(_resized(images, size)).float().softmax(1)
+        chance = chance + _resized(found, full) / sizes
+    return chance.clamp_min(1e-9).log()
+
+
+def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def labels_of(
+    segmenter: nn.Module,  # S_seg, in eval mode
+    images: Tensor,  # (B,3,H,W) colour in [0,1], on its device
+    cfg: Config,  # label_sizes, label_confidence
+) -> Tensor:  # (B,H,W) int64 class, 255 = not sure enough
+    "What f_T is told of pictures when it predicts"
+    return confident(voted(segmenter, images, cfg.label_sizes), cfg.label_confidence)
+
+
 def segment(
     segmenter: nn.Module,  # S_seg
     device: torch.device | str,  # where it lives
     least: float = 0.0,  # as for `confident`
+    sizes: int = 1,  # as for `voted`
 ) -> Callable[[Tensor], Tensor]:  # (B,3,H,W) colour in [0,1] -> (B,H,W) class, on the CPU
     "S_seg as a function from images to classes"
 
     @torch.inference_mode()  # classes, compared and never differentiated
     def predict(images: Tensor) -> Tensor:
         was = segmenter.training
-        labels = confident(segmenter.eval()(images.to(device)), least).cpu()
+        labels = confident(voted(segmenter.eval(), images.to(device), sizes), least).cpu()
         segmenter.train(was)
         return labels
 
@@ -395,10 +429,12 @@ def labelled(
     folder: str | Path,  # where the label maps are kept, unless in the cache
     device: torch.device | str = "cpu",  # where S_seg lives
     least: float = 0.0,  # as for `confident`; labels given with the cache are told as they are
+    sizes: int = 1,  # as for `voted`
 ) -> Sequence:  # of RealClip with labels
     "Real clips with labels: those given with the cache, else from S_seg, made once and kept"
-    name, predict = hash_tensors(segmenter.state_dict()), segment(segmenter, device, least)
+    name, predict = hash_tensors(segmenter.state_dict()), segment(segmenter, device, least, sizes)
     name += f"-{least:g}" if least else ""
+    name += f"-{sizes}sizes" if sizes > 1 else ""
     if not isinstance(clips, CachedClips):
         return attach_labels(clips, label_frames(clips, predict, folder, name))
     given = open_labels(clips)

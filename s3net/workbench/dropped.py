@@ -29,7 +29,7 @@ from ..losses.automask import TIE, auto_mask, bidirectional_views, reduce_errors
 from ..losses.photometric import masked_mean
 from ..losses.view_synthesis import ViewErrors, identity_errors, view_errors
 from ..train.networks import depth_code
-from ..train.sources import confident, real_dataset, semantics_of
+from ..train.sources import labels_of, real_dataset, semantics_of
 from .checkpoints import RunNets, maybe
 
 # %% ../../nbs/8_workbench/85_dropped.ipynb #abf242b7
@@ -61,7 +61,7 @@ def predicted_scene(
     images = torch.cat(frames)
     labels = None
     if cfg.depth_told:
-        labels = confident(nets["segmenter"](images), cfg.label_confidence)
+        labels = labels_of(nets["segmenter"], images, cfg)
     coded = nets["depth"](images, semantics_of(labels)).coded[0]
     here, *others = depth_code(cfg).metres(coded).split(1)
     return Scene(frames[0], frames[1:], here, others, nets["pose"](frames), clip.K)
