@@ -79,7 +79,7 @@ def real_plan(
         mask_sizes=3,
     )
     if size == "mini":
-        changes |= dict(batch=4, segmenter_width=0.5)
+        changes |= dict(batch=4)
         rates = {"s3net": 0.3} | dict(rates or {})
         lengths = dict(segmenter_steps=4800, phase1_steps=800, phase2_steps=400)
     else:
