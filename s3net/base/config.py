@@ -403,7 +403,7 @@ _PHASE1 = (  # read by phase 1 alone
     "train_segmenter alpha_flow flow_form alpha_task alpha_smooth alpha_feature pool critic_every "
     "critic_batch lr_translator lr_discriminator betas_gan discriminator_width oracle"
 ).split()
-_PHASE2 = (  # read by phase 2 alone, but for alpha_scale: results are kept under hashes with it
+_PHASE2 = (  # read by phase 2 alone; so is alpha_scale, but hashes of stored results hold it
     "alpha_task2 alpha_pose alpha_mask alpha_smooth2 mask reduce photometric_scales schedule "
     "self_ratio pose_steps lr_pose pose_net pose_width pose_translation pose_rotation "
     "pose_sizes mask_sizes pose_frames real_statistics label_confidence label_sizes "

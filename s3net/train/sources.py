@@ -14,7 +14,6 @@ from copy import copy
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base.config import Config
@@ -41,7 +40,7 @@ from ..data.shards import digest_of
 from ..data.variety import vary_labels, vary_light
 from ..data.vkitti import SyntheticClips, VirtualKitti2
 from ..data.vkitti1 import VirtualKitti1
-from ..geometry.image import one_hot, resize_depth
+from ..geometry.image import one_hot, resize_depth, resize_image
 from .faults import Readable
 from .record import contents, fingerprint
 
@@ -386,14 +385,10 @@ def voted(
         return segmenter(images)
     full, chance = images.shape[-2:], 0.0
     for factor in _SIZES[:sizes]:
-        size = [max(32, round(factor * side)) for side in full]  # 32 px: the least S_seg takes
-        found = segmenter(_resized(images, size)).float().softmax(1)
-        chance = chance + _resized(found, full) / sizes
+        size = tuple(max(32, round(factor * n)) for n in full)  # 32 px: the least S_seg takes
+        found = segmenter(resize_image(images, size)).float().softmax(1)
+        chance = chance + resize_image(found, full) / sizes
     return chance.clamp_min(1e-9).log()
-
-
-def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False, antialias=True)
 
 
 def labels_of(
