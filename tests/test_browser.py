@@ -127,7 +127,7 @@ LIVE = {
     "resume": move("facts", first=lambda desk: until_state(desk, "paused")),
     "stop": move("facts", first=lambda desk: until_state(desk, "training, step")),
     "relaunch": move("facts say", first=lambda desk: until_state(desk, "stopped at")),
-    "look": move("run", first=lambda desk: (end_all(desk), copy_run(desk))),
+    "look": move("run", first=lambda desk: (shows_enough(desk), end_all(desk), copy_run(desk))),
     "run": move("facts chart"),
     "folder": move("facts chart", first=lambda desk: name_other_run(desk)),
     "values": move("chart"),
@@ -162,6 +162,18 @@ def ended(pid: int) -> bool:
     "Whether a training's process is gone"
     status = Path(f"/proc/{pid}/stat")
     return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def shows_enough(desk: Desk) -> None:
+    "Wait until every run has curves and pictures to choose from, however fast this machine is"
+    desk.until(
+        lambda: all(
+            records(run) >= 8 and len([*(run / "snapshots").glob("[0-9]" * 8)]) >= 3
+            for run in runs_of(desk)
+        ),
+        "eight records and three snapshots of every run",
+        60,
+    )
 
 
 def end_all(desk: Desk) -> None:
