@@ -119,15 +119,16 @@ def size_line(
     )
 
 # %% ../../nbs/9_app/94_data.ipynb #b105b3e4
-def _label(clips: "CachedClips", labels: Path | None, codes: str, segmenter: Path | None) -> None:
+def _label(
+    clips: "CachedClips", labels: Path | None, codes: str, segmenter: Path | None, cfg: "Config"
+) -> None:
     "Label maps of the real frames, from a folder or from S_seg"
     import torch
 
-    from s3net.base.core import hash_tensors
     from s3net.data.labels import LabelMaps, label_cache, label_codes
     from s3net.train.models import load_net
     from s3net.train.record import Run
-    from s3net.train.sources import segment
+    from s3net.train.sources import label_name, segment
 
     if labels is not None:
         maps = LabelMaps(labels, codes)
@@ -140,12 +141,13 @@ def _label(clips: "CachedClips", labels: Path | None, codes: str, segmenter: Pat
         label_cache(clips, read, "given", made_of)
     if segmenter is not None:
         net = load_net(Run(segmenter), "segmenter")
-        judge = segment(net, "cpu")
+        how = cfg.label_confidence, cfg.label_sizes
+        judge = segment(net, "cpu", *how)
 
         def predict(keys: list) -> torch.Tensor:
             return judge(torch.stack([clips.read_frame(key)[0] for key in keys]))
 
-        label_cache(clips, predict, hash_tensors(net.state_dict()))
+        label_cache(clips, predict, label_name(net, *how))
 
 
 def meaning(
@@ -194,6 +196,6 @@ def cache(
     for plan in [] if size_only else plans:
         write_cache(plan, workers)
         if plan.index["kind"] == "real" and (labels or segmenter):
-            _label(open_cache(plan.folder, cfg.real), labels, codes, segmenter)
+            _label(open_cache(plan.folder, cfg.real), labels, codes, segmenter, cfg)
     if not size_only:
         typer.echo(f"train with the same settings and cache={folder}")

@@ -169,7 +169,8 @@ class Predictor:
                 load_weights(net, weight_file(Run(run.path), "segmenter"))
             except (InputError, OSError):
                 continue
-            labels = segment(net, "cpu")(self._view(key, run.cfg.size).image[None])
+            vote = segment(net, "cpu", sizes=run.cfg.label_sizes)
+            labels = vote(self._view(key, run.cfg.size).image[None])
             return resize_labels(labels, self.size)[0].numpy(), f"S_seg of {run.name}"
         return None, "no class: no truth, and no run has an S_seg"
 

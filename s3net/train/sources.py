@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['frame_range', 'real_files', 'synthetic_files', 'selection', 'cache_folder', 'real_dataset', 'data_fingerprints',
            'synthetic_dataset', 'apart', 'stream', 'record_frames', 'recorded_frames', 'OraclePairs', 'semantics_of',
-           'confident', 'voted', 'labels_of', 'segment', 'labelled', 'varied', 'doubted', 'drawn', 'mixed']
+           'confident', 'voted', 'labels_of', 'segment', 'label_name', 'labelled', 'varied', 'doubted', 'drawn',
+           'mixed']
 
 # %% ../../nbs/6_train/63_sources.ipynb #da86c059
 import re
@@ -418,6 +419,16 @@ def segment(
     return predict
 
 
+def label_name(
+    segmenter: nn.Module,  # S_seg
+    least: float = 0.0,  # as for `confident`
+    sizes: int = 1,  # as for `voted`
+) -> str:
+    "Names labels by all that decides them: the weights of S_seg and how it is asked"
+    name = hash_tensors(segmenter.state_dict()) + (f"-{least:g}" if least else "")
+    return name + (f"-{sizes}sizes" if sizes > 1 else "")
+
+
 def labelled(
     clips: VideoClips | CachedClips,  # real video
     segmenter: nn.Module,  # S_seg that labels it
@@ -427,9 +438,7 @@ def labelled(
     sizes: int = 1,  # as for `voted`
 ) -> Sequence:  # of RealClip with labels
     "Real clips with labels: those given with the cache, else from S_seg, made once and kept"
-    name, predict = hash_tensors(segmenter.state_dict()), segment(segmenter, device, least, sizes)
-    name += f"-{least:g}" if least else ""
-    name += f"-{sizes}sizes" if sizes > 1 else ""
+    name, predict = label_name(segmenter, least, sizes), segment(segmenter, device, least, sizes)
     if not isinstance(clips, CachedClips):
         return attach_labels(clips, label_frames(clips, predict, folder, name))
     given = open_labels(clips)
