@@ -68,6 +68,7 @@ def real_plan(
         train_segmenter=False,
         film_statistics=True,
         label_sizes=3,
+        post_process=True,
         untranslated=0.5,
         depth_code="log",
         depth_norm="group",

@@ -71,6 +71,7 @@ class NetConfig:
     label_confidence: float = 0.0  # f_T is told no label of film less probable than this; ours
     label_sizes: int = 1  # picture sizes at which S_seg votes on labels of film: 1, 3 or 5; ours
     film_statistics: bool = False  # phase 2: S_seg's batch norm goes by film (AdaBN); ours
+    post_process: bool = False  # predictions: mean with the mirrored picture's (Godard et al. 2017)
 
 # %% ../../nbs/0_base/01_config.ipynb #377ff1d6
 @dataclass(frozen=True)
@@ -409,11 +410,11 @@ _PHASE2 = (  # read by phase 2 alone; so is alpha_scale, but hashes of stored re
     "pose_sizes mask_sizes pose_frames real_statistics label_confidence label_sizes "
     "film_statistics"
 ).split()
-_RECORD = (  # what is written down, where, and by which machine
+_RECORD = (  # what is written down or predicted, where, and by which machine
     "preset seed device threads log_every snapshot_every shares_every checkpoint_every keep "
     "evaluate_every evaluate_on segmenter_run phase1_run cache cache_gib synthetic real "
     "full_disk bad_steps bad_samples out_of_memory deterministic recompute prefetch "
-    "compile"
+    "compile post_process"
 ).split()
 
 

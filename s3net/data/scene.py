@@ -105,7 +105,7 @@ def _queues(rng: Generator, road: Road, times: np.ndarray, ego: np.ndarray, own:
     for lane in range(road.lanes):
         pace = 1.0 if lane == own else rng.uniform(0, 2)
         place = rng.uniform(3.5, 14) if lane == own else rng.uniform(-22, -12)
-        heavy = rng.uniform(0, 0.3 if lane else 0.8)
+        heavy = rng.uniform(0, 0.4) if lane else rng.uniform(0.2, 0.9)
         while place < 95:
             mesh = any_lorry(rng) if rng.random() < heavy else any_car(rng)
             length = float(np.ptp(mesh.corners[..., 0]))

@@ -46,13 +46,20 @@ class DepthModel:
         self,
         images: Tensor,  # (B,3,H,W) colour in [0,1], of the run's size
     ) -> Tensor:  # (B,1,H,W) metres, on the CPU
-        "Predict depth"
+        "Predict depth; with `post_process` the geometric mean with that of the mirrored picture"
         check_shape(images, "B3HW", "images")
         images = images.to(self.device)
+        metres = self._metres(images)
+        if self.cfg.post_process:
+            metres = (metres * self._metres(images.flip(-1)).flip(-1)).sqrt()
+        return metres.cpu()
+
+    def _metres(self, images: Tensor) -> Tensor:
+        "Depth as f_T gives it, told what S_seg sees"
         labels = None
         if self.segmenter is not None:
             labels = labels_of(self.segmenter, images, self.cfg)
-        return self.depth(images, semantics_of(labels)).depth.float().cpu()
+        return self.depth(images, semantics_of(labels)).depth.float()
 
 # %% ../../nbs/6_train/68_models.ipynb #c347adc3
 def weight_file(
