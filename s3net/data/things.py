@@ -176,7 +176,7 @@ def truck(
         + _ends(6.8, 2.3, 0.5, "truck")
     )
 
-# %% ../../nbs/3_data/311_things.ipynb #92480195
+# %% ../../nbs/3_data/311_things.ipynb #a57d626a
 def _vessel(rings: tuple, tint: tuple) -> Mesh:
     "A round vessel along x: rings of (x, height of the middle, radius), from the back to the front"
     angle = np.arange(20) * np.pi / 10
@@ -193,11 +193,24 @@ def _vessel(rings: tuple, tint: tuple) -> Mesh:
 _DARK = (0.08, 0.08, 0.08)
 
 
-def _tank() -> list:
-    "Catwalk and hoses of a tank"
-    walk = box((10.6, 0.5, 0.1), (-1.3, 0, 3.5), "truck", "metal", (0.4,) * 3)
+def _box(tint: tuple) -> list:
+    "Plain walls, a seam between the doors"
+    seam = box((0.03, 0.05, 2.5), (-7.2, 0, 1.25), "truck", "rubber", (0.1,) * 3)
+    return [box((11.8, 2.5, 2.7), (-1.3, 0, 1.15), "truck", "paint", tint), seam]
+
+
+def _tank(tint: tuple) -> list:
+    "A vessel with a catwalk and hoses"
+    parts = [cylinder((-7.1, 0, 2.35), (4.4, 0, 2.35), 1.2, "truck", "metal", tint, 20)]
+    parts.append(box((10.6, 0.5, 0.1), (-1.3, 0, 3.5), "truck", "metal", (0.4,) * 3))
     ends = [((-6.2, y, 1.2), (3.8, y, 1.2)) for y in (1.1, -1.1)]
-    return [walk, *(cylinder(*e, 0.13, "truck", "rubber", _DARK, 8) for e in ends)]
+    return parts + [cylinder(*e, 0.13, "truck", "rubber", _DARK, 8) for e in ends]
+
+
+def _tarpaulin(tint: tuple) -> list:
+    "Cloth above boards"
+    boards = box((11.8, 2.5, 0.6), (-1.3, 0, 1.15), "truck", "metal", (0.55, 0.55, 0.53))
+    return [boards, box((11.7, 2.44, 1.95), (-1.3, 0, 1.75), "truck", "plaster", tint)]
 
 
 def _silo(tint: tuple) -> list:
@@ -234,38 +247,23 @@ def _container(tint: tuple) -> list:
     return parts + bars
 
 
-LOADS = ("box", "tank", "tarpaulin", "silo", "container", "flatbed")
+_LOADS = {  # what lies on a semi-trailer, from 1.15 m up
+    "box": _box, "tank": _tank, "tarpaulin": _tarpaulin, "silo": _silo, "container": _container,
+    "flatbed": _crates,
+}  # fmt: skip
+LOADS = tuple(_LOADS)
 
-
-def _load(kind: str, tint: tuple) -> list:
-    "What lies on a semi-trailer, from 1.15 m up"
-    if kind == "tank":
-        vessel = cylinder((-7.1, 0, 2.35), (4.4, 0, 2.35), 1.2, "truck", "metal", tint, 20)
-        return [vessel, *_tank()]
-    if kind == "box":
-        seam = box((0.03, 0.05, 2.5), (-7.2, 0, 1.25), "truck", "rubber", (0.1,) * 3)
-        return [box((11.8, 2.5, 2.7), (-1.3, 0, 1.15), "truck", "paint", tint), seam]
-    if kind == "tarpaulin":
-        boards = box((11.8, 2.5, 0.6), (-1.3, 0, 1.15), "truck", "metal", (0.55, 0.55, 0.53))
-        return [boards, box((11.7, 2.44, 1.95), (-1.3, 0, 1.75), "truck", "plaster", tint)]
-    others = {"silo": _silo, "container": _container, "flatbed": _crates}
-    if kind not in others:
-        raise ValueError(f"load is {kind!r}; expected one of {', '.join(LOADS)}")
-    return others[kind](tint)
-
-
+# %% ../../nbs/3_data/311_things.ipynb #92480195
 def _marks(kind: str, cargo: tuple, wanted: int) -> list:
     "What a haulier writes on both sides of a load: 1 = letters, 2 = a stripe, 3 = both"
     if not wanted or kind == "flatbed":
         return []
-    dark = sum(cargo) > 1.2
-    ink = (0.08, 0.12, 0.35) if dark else (0.85, 0.85, 0.82)
+    ink = (0.08, 0.12, 0.35) if sum(cargo) > 1.2 else (0.85, 0.85, 0.82)  # against the load
     y = {"tank": 1.2, "silo": 1.25}.get(kind, 1.26) + 0.015
     middle = {"tank": 2.35, "silo": 2.7}.get(kind, 2.7)
     spans = [(x, x + 0.45, middle - 0.3, middle + 0.35) for x in np.arange(-5, 1.8, 0.75)]
-    spans = (spans if wanted & 1 else []) + [(-6.0, 2.6, middle - 0.55, middle - 0.4)] * (
-        wanted >> 1
-    )
+    stripe = (-6.0, 2.6, middle - 0.55, middle - 0.4)
+    spans = spans * (wanted & 1) + [stripe] * (wanted >> 1)
     plates = [
         np.array([(b, s * y, low), (a, s * y, low), (a, s * y, high), (b, s * y, high)])[::s]
         for a, b, low, high in spans
@@ -284,7 +282,9 @@ def lorry(
     "A tractor with a semi-trailer on ten wheels"
     cab = np.array([[7.2, 0.6], [7.2, 1.6], [7.0, 3.1], [6.4, 3.5], [5.0, 3.5], [5.0, 0.6]])
     walls = _pulled(cab, 1.2)
-    parts = [faces(walls, "truck", "paint", tint), *_load(load, cargo)]
+    if load not in _LOADS:
+        raise ValueError(f"load is {load!r}; expected one of {', '.join(LOADS)}")
+    parts = [faces(walls, "truck", "paint", tint), *_LOADS[load](cargo)]
     parts += _marks(load, cargo, marks)
     parts.append(box((13.4, 0.9, 0.35), (0, 0, 0.75), "truck", "rubber", (0.1,) * 3))
     for y in (-1.2, 1.2):  # guards between the axles
